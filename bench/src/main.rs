@@ -1,0 +1,3 @@
+//! Benchmarks: programs that print figures.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! hoy-shim: the supervisor of one container.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! hoy: the command line.
+
+fn main() {}

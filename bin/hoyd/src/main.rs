@@ -1,0 +1,3 @@
+//! hoyd: the daemon.
+
+fn main() {}

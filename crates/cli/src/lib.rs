@@ -1,0 +1,1 @@
+//! Door: the command line: Docker's grammar and output.

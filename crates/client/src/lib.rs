@@ -1,0 +1,1 @@
+//! Door: a small blocking client of the engine API.

@@ -1,0 +1,1 @@
+//! Door: daemon settings: defaults, then daemon.json, then flags.

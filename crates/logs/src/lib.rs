@@ -1,0 +1,1 @@
+//! Shelves: container log records: format, segments, rotation, reader.

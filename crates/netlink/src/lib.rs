@@ -1,0 +1,1 @@
+//! Ground: links, addresses, routes and nftables transactions over netlink, our own encoder.

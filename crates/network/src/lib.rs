@@ -1,0 +1,1 @@
+//! Room: bridges, addresses, ports, firewall: pure plans and their execution.

@@ -1,0 +1,1 @@
+//! Words: strict OCI and Docker image documents: one parse, bounded.

@@ -1,0 +1,1 @@
+//! Room: the container plan (pure data) and its execution on the kernel.

@@ -1,0 +1,1 @@
+//! Room: the supervisor of one container, and its messages.

@@ -1,0 +1,1 @@
+//! Shelves: metadata, blobs, layers, leases, garbage collection, durable replace, trash.

@@ -1,0 +1,24 @@
+//! Words: parsed ids, names, references, digests, ports, sizes, times, and the closed list of
+//! error kinds. Everything here is plain data: no I/O, no clock, no randomness.
+
+mod digest;
+mod error;
+mod id;
+mod name;
+mod port;
+mod reference;
+mod signal;
+mod size;
+mod time;
+mod user;
+
+pub use digest::{Digest, DigestError};
+pub use error::ErrorKind;
+pub use id::{ContainerId, IdError};
+pub use name::{NameError, generate_name, validate_name};
+pub use port::{PortBinding, PortError, PortSpec, Protocol, parse_port_spec};
+pub use reference::{Reference, ReferenceError};
+pub use signal::{Signal, SignalError};
+pub use size::{SizeError, human_size, human_size_binary, parse_bytes};
+pub use time::{TimeError, Timestamp};
+pub use user::{UserError, UserRef, UserSpec};

@@ -1,0 +1,1 @@
+//! Words: the JSON of the Docker Engine API, field by field in Docker's order; nothing else.

@@ -1,0 +1,1 @@
+//! What tests share: private roots, network namespaces, images made from packages.

@@ -1,0 +1,3 @@
+//! One entry point for habits: check, test, bench, install, demo.
+
+fn main() {}
