@@ -1,1 +1,3 @@
 //! Room: the supervisor of one container, and its messages.
+
+pub mod message;

@@ -1,0 +1,200 @@
+//! What `hoyd` and a shim say to each other.
+//!
+//! One SOCK_SEQPACKET message is one postcard document, with descriptors by SCM_RIGHTS in the
+//! order that the variant's comment names. Old shims outlive new daemons: variants and fields are
+//! only appended, and the first four requests are frozen for ever.
+
+use std::path::PathBuf;
+
+use hoy_runtime::{ContainerPlan, ExecPlan};
+use serde::{Deserialize, Serialize};
+
+/// Raised with every change that an older peer could not read.
+pub const VERSION: u32 = 1;
+
+/// A request with the number that its answer repeats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub sequence: u32,
+    pub request: Request,
+}
+
+/// From the daemon to the shim.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Frozen. Answered by `Reply::Hello`.
+    Hello {
+        version: u32,
+    },
+    /// Frozen. Answered by `Reply::Status`.
+    Status,
+    /// Frozen. A signal to the container's first process, or SIGKILL to the whole cgroup.
+    Kill {
+        signal: i32,
+        all: bool,
+    },
+    /// Frozen. Descriptor: the new program. Answered by an error until shims can be replaced.
+    Upgrade,
+    /// Descriptors: the network namespace if the plan says `NetMode::Given`, then a detached
+    /// sysfs mount of that namespace if `sysfs` is set.
+    /// Answered once the program runs (`Reply::Started`) or will not (`Reply::Failed`).
+    Start(Box<StartRequest>),
+    /// Descriptor: the client's socket. Allowed before Start, so that no output is missed.
+    Attach(AttachRequest),
+    /// Descriptor: the client's socket if `attach` is set. Answered by `Started` or `Failed`.
+    Exec(Box<ExecRequest>),
+    /// The terminal of the container (`exec: None`) or of an exec session.
+    Resize {
+        exec: Option<String>,
+        rows: u16,
+        columns: u16,
+    },
+    Pause,
+    Resume,
+    /// The exit is on record with the daemon: clean up and go.
+    Release,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartRequest {
+    pub plan: ContainerPlan,
+    pub sysfs: bool,
+    /// Where the exit record goes: a directory that the daemon made, 0700.
+    pub state_dir: PathBuf,
+    pub log: LogPlan,
+    /// Keep a pipe or terminal open for stdin.
+    pub open_stdin: bool,
+    /// Close stdin when the first attached client that has it leaves.
+    pub stdin_once: bool,
+}
+
+/// Where output goes besides to attached clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum LogPlan {
+    None,
+    /// Docker's json-file, rotated by size.
+    JsonFile {
+        path: PathBuf,
+        max_size: Option<u64>,
+        max_files: u32,
+    },
+}
+
+/// A client that was upgraded to a raw stream; the head is already written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// Bytes that arrived behind the request's head: they come first on stdin.
+    pub early: Vec<u8>,
+    /// Frame the output by stream, as Docker does where there is no terminal.
+    pub framed: bool,
+    /// Key codes that end the attachment, only looked for on a terminal; empty: none.
+    pub detach_keys: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    pub id: String,
+    pub plan: ExecPlan,
+    pub attach: Option<AttachRequest>,
+}
+
+/// From the shim to the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromShim {
+    Reply { sequence: u32, reply: Reply },
+    Event(Event),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Frozen. `build` names the program, for upgrades.
+    Hello {
+        version: u32,
+        pid: i32,
+        build: String,
+    },
+    /// Frozen.
+    Status(Status),
+    Done,
+    Started {
+        pid: i32,
+        started_at: i64,
+    },
+    Failed(Failure),
+}
+
+/// What a request failed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: FailureReason,
+    /// A sentence in the words of Docker's runtime where it has one.
+    pub message: String,
+}
+
+/// What the failure means for the exit code and the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// The command is not there: exit code 127.
+    NotFound,
+    /// The command cannot be executed: exit code 126.
+    NotExecutable,
+    /// The plan names something impossible: a user, a directory, a mount.
+    Invalid,
+    /// The container does not run, or does already.
+    State,
+    /// The kernel refused.
+    System,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Nothing was started yet.
+    New,
+    Running {
+        pid: i32,
+        started_at: i64,
+        paused: bool,
+        execs: Vec<ExecStatus>,
+    },
+    Exited(ExitRecord),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStatus {
+    pub id: String,
+    pub pid: i32,
+    /// `None` while it runs.
+    pub code: Option<i32>,
+}
+
+/// How a container ended. Times are nanoseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// 128 + signal for a killed process.
+    pub code: i32,
+    pub oom_killed: bool,
+    pub pid: i32,
+    pub started_at: i64,
+    pub finished_at: i64,
+}
+
+/// Unasked for; losing one is harmless, since `Status` and the exit record say the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    Exited(ExitRecord),
+    ExecExited {
+        id: String,
+        code: i32,
+    },
+    /// A client left by its detach keys.
+    Detached {
+        exec: Option<String>,
+    },
+    /// Log records that did not fit while the disk was blocked.
+    LogDropped {
+        records: u64,
+    },
+}
