@@ -1,1 +1,347 @@
 //! Door: daemon settings: defaults, then daemon.json, then flags.
+//!
+//! One table (`keys.rs`) names every setting of dockerd: what hoy has, what it takes without
+//! effect since it has no such part, and what it refuses by name. Parsing is pure: the caller
+//! reads the file.
+
+mod keys;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use keys::{Effect, KEYS, Key, Kind};
+
+/// The daemon's settings, complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    pub pidfile: PathBuf,
+    /// Where to listen: `unix://…` and `tcp://…`.
+    pub hosts: Vec<String>,
+    pub group: Option<String>,
+    pub debug: bool,
+    pub log_level: String,
+    /// Default driver of the containers' logs.
+    pub log_driver: String,
+    pub log_opts: BTreeMap<String, String>,
+    pub bridge: String,
+    /// Address and prefix of the default bridge, `172.17.0.1/16`.
+    pub bip: Option<String>,
+    pub mtu: u32,
+    /// Default host address of published ports.
+    pub ip: Option<IpAddr>,
+    pub ip_forward: bool,
+    pub ip_masq: bool,
+    pub icc: bool,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_opts: Vec<String>,
+    pub labels: Vec<String>,
+    pub init: bool,
+    pub init_path: Option<PathBuf>,
+    pub no_new_privileges: bool,
+    pub default_shm_size: u64,
+    pub default_ulimits: BTreeMap<String, String>,
+    pub cgroup_parent: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_root: "/var/lib/hoy".into(),
+            exec_root: "/run/hoy".into(),
+            pidfile: "/run/hoy.pid".into(),
+            hosts: Vec::new(),
+            group: None,
+            debug: false,
+            log_level: "info".into(),
+            log_driver: "json-file".into(),
+            log_opts: BTreeMap::new(),
+            bridge: "hoy0".into(),
+            bip: None,
+            mtu: 1500,
+            ip: None,
+            ip_forward: true,
+            ip_masq: true,
+            icc: true,
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_opts: Vec::new(),
+            labels: Vec::new(),
+            init: false,
+            init_path: None,
+            no_new_privileges: false,
+            default_shm_size: 64 << 20,
+            default_ulimits: BTreeMap::new(),
+            cgroup_parent: "hoy".into(),
+        }
+    }
+}
+
+/// The socket that clients try when nothing else is said.
+pub const DEFAULT_HOST: &str = "unix:///run/hoy.sock";
+/// Read when there is no `--config-file`; may be missing.
+pub const DEFAULT_FILE: &str = "/etc/hoy/daemon.json";
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Invocation {
+    Run(Flags),
+    /// Check the settings and end.
+    Validate(Flags),
+    Version,
+    Help,
+}
+
+/// The command line, understood but not yet merged with the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Flags {
+    /// `--config-file`; the default one may be missing, this one may not.
+    pub config_file: Option<PathBuf>,
+    values: Vec<(usize, Vec<String>)>,
+}
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("unknown flag: --{0}")]
+    UnknownFlag(String),
+    #[error("unexpected argument: {0:?}")]
+    Argument(String),
+    #[error("flag needs an argument: --{0}")]
+    MissingValue(String),
+    #[error("{key}: hoy does not offer this setting yet")]
+    Unavailable { key: String },
+    #[error("{key}: invalid value {value:?}: {reason}")]
+    Invalid { key: String, value: String, reason: String },
+    #[error("the configuration file is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the configuration file is not a JSON object")]
+    NotAnObject,
+    #[error("unknown key in the configuration file: {0}")]
+    UnknownKey(String),
+    #[error("{0} is given both as a flag and in the configuration file")]
+    Conflict(String),
+}
+
+/// Parses the daemon's command line, without the program's name.
+pub fn parse_flags(args: &[String]) -> Result<Invocation, ConfigError> {
+    let mut flags = Flags::default();
+    let mut validate = false;
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let (name, inline) = split_flag(arg)?;
+        match name.as_str() {
+            "help" | "h" => return Ok(Invocation::Help),
+            "version" | "v" => return Ok(Invocation::Version),
+            "validate" => {
+                validate = true;
+                continue;
+            }
+            _ => {}
+        }
+        if name == "config-file" {
+            let value = inline.or_else(|| rest.next().cloned());
+            flags.config_file = Some(value.ok_or(ConfigError::MissingValue(name))?.into());
+            continue;
+        }
+        let found = KEYS.iter().position(|key| key.flag == name || key.short == name);
+        let index = found.ok_or(ConfigError::UnknownFlag(name))?;
+        let key = &KEYS[index];
+        let value = match (key.kind, inline) {
+            (_, Some(value)) => value,
+            (Kind::Bool, None) => "true".to_owned(),
+            (_, None) => match rest.next() {
+                Some(value) => value.clone(),
+                None => return Err(ConfigError::MissingValue(key.flag.to_owned())),
+            },
+        };
+        match flags.values.iter_mut().find(|(known, _)| *known == index) {
+            Some((_, values)) if key.kind.repeats() => values.push(value),
+            Some((_, values)) => *values = vec![value],
+            None => flags.values.push((index, vec![value])),
+        }
+    }
+    Ok(if validate { Invocation::Validate(flags) } else { Invocation::Run(flags) })
+}
+
+fn split_flag(arg: &str) -> Result<(String, Option<String>), ConfigError> {
+    let argument = || ConfigError::Argument(arg.to_owned());
+    let (body, long) = match arg.strip_prefix("--") {
+        Some(body) => (body, true),
+        None => (arg.strip_prefix('-').ok_or_else(argument)?, false),
+    };
+    if body.is_empty() {
+        return Err(argument());
+    }
+    if let Some((name, value)) = body.split_once('=') {
+        return Ok((name.to_owned(), Some(value.to_owned())));
+    }
+    // -Hunix:///x
+    match body.char_indices().nth(1) {
+        Some((at, _)) if !long => Ok((body[..at].to_owned(), Some(body[at..].to_owned()))),
+        _ => Ok((body.to_owned(), None)),
+    }
+}
+
+/// Merges the file's text (if there is one) and the flags over the defaults.
+pub fn resolve(file: Option<&str>, flags: &Flags) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default();
+    if let Some(text) = file.filter(|text| !text.trim().is_empty()) {
+        let Value::Object(object) = serde_json::from_str(text)? else {
+            return Err(ConfigError::NotAnObject);
+        };
+        for (name, value) in &object {
+            let found = KEYS.iter().position(|key| key.file == name.as_str());
+            let index = found.ok_or_else(|| ConfigError::UnknownKey(name.clone()))?;
+            if flags.values.iter().any(|(given, _)| *given == index) {
+                return Err(ConfigError::Conflict(name.clone()));
+            }
+            let key = &KEYS[index];
+            apply(&mut settings, key, &texts(key, value)?)?;
+        }
+    }
+    for (index, values) in &flags.values {
+        apply(&mut settings, &KEYS[*index], values)?;
+    }
+    if settings.hosts.is_empty() {
+        settings.hosts.push(DEFAULT_HOST.to_owned());
+    }
+    Ok(settings)
+}
+
+/// A JSON value as the texts that the flag of the same key would have been given.
+fn texts(key: &Key, value: &Value) -> Result<Vec<String>, ConfigError> {
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let wrong = || invalid(key, &value.to_string(), "wrong JSON type");
+    match (key.kind, value) {
+        (Kind::List, Value::Array(items)) => {
+            items.iter().map(|item| scalar(item).ok_or_else(wrong)).collect()
+        }
+        (Kind::Map, Value::Object(items)) => {
+            let pair = |(name, item): (&String, &Value)| {
+                scalar(item).map(|text| format!("{name}={text}")).ok_or_else(wrong)
+            };
+            items.iter().map(pair).collect()
+        }
+        (Kind::Any, _) => Ok(vec![value.to_string()]),
+        (Kind::List | Kind::Map, _) => Err(wrong()),
+        (_, value) => Ok(vec![scalar(value).ok_or_else(wrong)?]),
+    }
+}
+
+fn apply(settings: &mut Settings, key: &Key, values: &[String]) -> Result<(), ConfigError> {
+    match key.effect {
+        Effect::Unavailable => Err(ConfigError::Unavailable { key: key.flag.to_owned() }),
+        Effect::None => Ok(()),
+        Effect::Only(allowed) => match values.iter().find(|v| !allowed.contains(&v.as_str())) {
+            Some(value) => {
+                let reason = format!("hoy only has {}", allowed.join(", "));
+                Err(invalid(key, value, &reason))
+            }
+            None => Ok(()),
+        },
+        Effect::Set(set) => values.iter().try_for_each(|value| {
+            set(settings, value).map_err(|reason| invalid(key, value, &reason))
+        }),
+    }
+}
+
+fn invalid(key: &Key, value: &str, reason: &str) -> ConfigError {
+    ConfigError::Invalid {
+        key: key.flag.to_owned(),
+        value: value.chars().take(120).collect(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The help text.
+pub fn help() -> String {
+    let mut out = String::from(
+        "Usage:  hoyd [OPTIONS]\n\nA container engine.\n\nOptions:\n      --config-file string   \
+         Daemon configuration file (default \"/etc/hoy/daemon.json\")\n      --validate             \
+         Check the configuration and end\n  -v, --version              Print version information\n",
+    );
+    for key in KEYS.iter().filter(|key| !matches!(key.effect, Effect::Unavailable)) {
+        let short = if key.short.is_empty() { "   ".into() } else { format!("-{},", key.short) };
+        let flag = format!("  {short} --{} {}", key.flag, key.kind.name());
+        let note =
+            if matches!(key.effect, Effect::None) { " (accepted, without effect)" } else { "" };
+        out.push_str(&format!("{:<44} {}{note}\n", flag.trim_end(), key.help));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str], file: Option<&str>) -> Result<Settings, ConfigError> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        match parse_flags(&args)? {
+            Invocation::Run(flags) => resolve(file, &flags),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = run(&[], None).unwrap();
+        assert_eq!(settings.hosts, [DEFAULT_HOST]);
+    }
+
+    #[test]
+    fn flags_in_every_form() {
+        let settings = run(
+            &[
+                "-D",
+                "-H",
+                "unix:///a",
+                "-Htcp://127.0.0.1:1",
+                "--host=unix:///b",
+                "--data-root",
+                "/d",
+                "--icc=false",
+                "--log-opt",
+                "max-size=1m",
+                "--log-opt=max-file=2",
+            ],
+            None,
+        )
+        .unwrap();
+        assert_eq!(settings.hosts, ["unix:///a", "tcp://127.0.0.1:1", "unix:///b"]);
+        assert!(settings.debug && !settings.icc);
+        assert_eq!(settings.log_opts["max-file"], "2");
+    }
+
+    #[test]
+    fn file_and_conflict() {
+        let file = r#"{"debug": true, "mtu": 1400, "hosts": ["unix:///x"], "log-opts": {"max-size": "2m"}}"#;
+        let settings = run(&[], Some(file)).unwrap();
+        assert_eq!((settings.mtu, settings.debug), (1400, true));
+        assert!(matches!(run(&["--mtu", "9000"], Some(file)), Err(ConfigError::Conflict(_))));
+    }
+
+    #[test]
+    fn refused_by_name() {
+        assert!(matches!(
+            run(&["--swarm-default-advertise-addr=x"], None),
+            Err(ConfigError::Unavailable { .. })
+        ));
+        assert!(matches!(run(&["--bogus"], None), Err(ConfigError::UnknownFlag(_))));
+        assert!(matches!(run(&[], Some(r#"{"bogus":1}"#)), Err(ConfigError::UnknownKey(_))));
+        assert!(matches!(run(&["--mtu=x"], None), Err(ConfigError::Invalid { .. })));
+        assert!(matches!(run(&["--storage-driver=btrfs"], None), Err(ConfigError::Invalid { .. })));
+        assert!(matches!(run(&["x"], None), Err(ConfigError::Argument(_))));
+        assert!(run(&["--containerd=/run/x", "--live-restore"], None).is_ok());
+    }
+}

@@ -1,0 +1,522 @@
+//! Every setting that dockerd knows, and what hoy does with it.
+
+use crate::Settings;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bool,
+    Text,
+    Number,
+    List,
+    Map,
+    /// Of a shape that nothing here reads.
+    Any,
+}
+
+impl Kind {
+    pub(crate) fn repeats(self) -> bool {
+        matches!(self, Self::List | Self::Map)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bool | Self::Any => "",
+            Self::Text => "string",
+            Self::Number => "int",
+            Self::List => "list",
+            Self::Map => "map",
+        }
+    }
+}
+
+type Set = fn(&mut Settings, &str) -> Result<(), String>;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Effect {
+    Set(Set),
+    /// One of these values, which is what hoy does anyway.
+    Only(&'static [&'static str]),
+    /// About a part that hoy does not consist of.
+    None,
+    Unavailable,
+}
+
+pub(crate) struct Key {
+    pub flag: &'static str,
+    pub short: &'static str,
+    pub file: &'static str,
+    pub kind: Kind,
+    pub effect: Effect,
+    pub help: &'static str,
+}
+
+const fn key(
+    flag: &'static str,
+    short: &'static str,
+    file: &'static str,
+    kind: Kind,
+    effect: Effect,
+    help: &'static str,
+) -> Key {
+    Key { flag, short, file, kind, effect, help }
+}
+
+const fn unavailable(flag: &'static str, file: &'static str, kind: Kind) -> Key {
+    key(flag, "", file, kind, Effect::Unavailable, "")
+}
+
+const fn without_effect(flag: &'static str, kind: Kind, help: &'static str) -> Key {
+    key(flag, "", flag, kind, Effect::None, help)
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("want true or false".into()),
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "want a number".to_owned())
+}
+
+fn absolute(text: &str) -> Result<std::path::PathBuf, String> {
+    let path = std::path::PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("want an absolute path".into()) }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("want name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn host(text: &str) -> Result<String, String> {
+    match text.split_once("://") {
+        None if text.starts_with('/') => Ok(format!("unix://{text}")),
+        Some(("unix" | "tcp", rest)) if !rest.is_empty() => Ok(text.to_owned()),
+        Some(("fd", _)) => Err("socket activation is not available yet".into()),
+        _ => Err("want unix://PATH or tcp://ADDRESS:PORT".into()),
+    }
+}
+
+fn cgroup_parent(text: &str) -> Result<String, String> {
+    let relative = text.trim_matches('/');
+    if relative.split('/').any(|part| part == ".." || part.is_empty()) {
+        return Err("want a path without ..".into());
+    }
+    Ok(relative.to_owned())
+}
+
+fn default_address_pool(_: &mut Settings, _: &str) -> Result<(), String> {
+    Err("user-defined networks are not available yet".into())
+}
+
+macro_rules! set {
+    ($field:ident, $parse:expr) => {
+        Effect::Set(|settings, text| {
+            settings.$field = $parse(text)?;
+            Ok(())
+        })
+    };
+    (push $field:ident, $parse:expr) => {
+        Effect::Set(|settings, text| {
+            settings.$field.push($parse(text)?);
+            Ok(())
+        })
+    };
+    (map $field:ident) => {
+        Effect::Set(|settings, text| {
+            let (name, value) = pair(text)?;
+            settings.$field.insert(name, value);
+            Ok(())
+        })
+    };
+}
+
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "data-root",
+        "g",
+        "data-root",
+        Kind::Text,
+        set!(data_root, absolute),
+        "Where everything that lasts lies (default \"/var/lib/hoy\")",
+    ),
+    key(
+        "exec-root",
+        "",
+        "exec-root",
+        Kind::Text,
+        set!(exec_root, absolute),
+        "Where the state of running containers lies (default \"/run/hoy\")",
+    ),
+    key(
+        "pidfile",
+        "p",
+        "pidfile",
+        Kind::Text,
+        set!(pidfile, absolute),
+        "File for the daemon's process id (default \"/run/hoy.pid\")",
+    ),
+    key(
+        "host",
+        "H",
+        "hosts",
+        Kind::List,
+        set!(push hosts, host),
+        "Sockets to listen on (default \"unix:///run/hoy.sock\")",
+    ),
+    key(
+        "group",
+        "G",
+        "group",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.group = Some(t.to_owned());
+            Ok(())
+        }),
+        "Group of the Unix socket (default: hoy, else docker, else root)",
+    ),
+    key("debug", "D", "debug", Kind::Bool, set!(debug, boolean), "Verbose log"),
+    key(
+        "log-level",
+        "l",
+        "log-level",
+        Kind::Text,
+        Effect::Set(|s, t| match t {
+            "debug" | "info" | "warn" | "error" | "fatal" => {
+                s.log_level = t.to_owned();
+                Ok(())
+            }
+            _ => Err("want debug, info, warn, error or fatal".into()),
+        }),
+        "Level of the daemon's log",
+    ),
+    key(
+        "log-format",
+        "",
+        "log-format",
+        Kind::Text,
+        Effect::Only(&["text"]),
+        "Format of the daemon's log",
+    ),
+    key(
+        "log-driver",
+        "",
+        "log-driver",
+        Kind::Text,
+        Effect::Set(|s, t| match t {
+            "json-file" | "none" => {
+                s.log_driver = t.to_owned();
+                Ok(())
+            }
+            _ => Err("this log driver is not available yet: hoy has json-file and none".into()),
+        }),
+        "Default driver of containers' logs",
+    ),
+    key(
+        "log-opt",
+        "",
+        "log-opts",
+        Kind::Map,
+        set!(map log_opts),
+        "Default options of the log driver",
+    ),
+    key(
+        "bridge",
+        "b",
+        "bridge",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            if t.is_empty() || t.len() > 15 || t.contains(['/', ' ']) {
+                return Err("want the name of an interface".into());
+            }
+            s.bridge = t.to_owned();
+            Ok(())
+        }),
+        "Name of the default bridge (default \"hoy0\")",
+    ),
+    key(
+        "bip",
+        "",
+        "bip",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            let (address, prefix) = t.split_once('/').ok_or("want ADDRESS/PREFIX")?;
+            let good = address.parse::<std::net::Ipv4Addr>().is_ok()
+                && prefix.parse::<u8>().is_ok_and(|p| (8..=30).contains(&p));
+            if !good {
+                return Err("want an IPv4 address and a prefix of 8 to 30".into());
+            }
+            s.bip = Some(t.to_owned());
+            Ok(())
+        }),
+        "Address and prefix of the default bridge",
+    ),
+    key(
+        "default-address-pool",
+        "",
+        "default-address-pools",
+        Kind::Any,
+        Effect::Set(default_address_pool),
+        "Pools of user-defined networks",
+    ),
+    key(
+        "mtu",
+        "",
+        "mtu",
+        Kind::Number,
+        Effect::Set(|s, t| {
+            let mtu = number::<u32>(t)?;
+            if !(68..=65_535).contains(&mtu) {
+                return Err("want 68 to 65535".into());
+            }
+            s.mtu = mtu;
+            Ok(())
+        }),
+        "MTU of the containers' interfaces",
+    ),
+    key(
+        "ip",
+        "",
+        "ip",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.ip = Some(t.parse().map_err(|_| "want an IP address")?);
+            Ok(())
+        }),
+        "Default host address of published ports",
+    ),
+    key(
+        "ip-forward",
+        "",
+        "ip-forward",
+        Kind::Bool,
+        set!(ip_forward, boolean),
+        "Turn forwarding on when it is needed (default true)",
+    ),
+    key(
+        "ip-masq",
+        "",
+        "ip-masq",
+        Kind::Bool,
+        set!(ip_masq, boolean),
+        "Masquerade what leaves the bridge (default true)",
+    ),
+    key(
+        "icc",
+        "",
+        "icc",
+        Kind::Bool,
+        set!(icc, boolean),
+        "Let containers on the default bridge talk to each other (default true)",
+    ),
+    key("iptables", "", "iptables", Kind::Bool, Effect::Only(&["true"]), "Manage firewall rules"),
+    key(
+        "ip6tables",
+        "",
+        "ip6tables",
+        Kind::Bool,
+        Effect::Only(&["true"]),
+        "Manage IPv6 firewall rules",
+    ),
+    key(
+        "userland-proxy",
+        "",
+        "userland-proxy",
+        Kind::Bool,
+        Effect::None,
+        "hoy needs no proxy process",
+    ),
+    key(
+        "userland-proxy-path",
+        "",
+        "userland-proxy-path",
+        Kind::Text,
+        Effect::None,
+        "hoy needs no proxy process",
+    ),
+    key(
+        "dns",
+        "",
+        "dns",
+        Kind::List,
+        Effect::Set(|s, t| {
+            t.parse::<std::net::IpAddr>().map_err(|_| "want an IP address")?;
+            s.dns.push(t.to_owned());
+            Ok(())
+        }),
+        "DNS servers of containers",
+    ),
+    key(
+        "dns-search",
+        "",
+        "dns-search",
+        Kind::List,
+        set!(push dns_search, text),
+        "DNS search domains of containers",
+    ),
+    key(
+        "dns-opt",
+        "",
+        "dns-opts",
+        Kind::List,
+        set!(push dns_opts, text),
+        "DNS options of containers",
+    ),
+    key("label", "", "labels", Kind::List, set!(push labels, text), "Labels of the daemon"),
+    key(
+        "init",
+        "",
+        "init",
+        Kind::Bool,
+        set!(init, boolean),
+        "Run hoy-init as process 1 of every container",
+    ),
+    key(
+        "init-path",
+        "",
+        "init-path",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.init_path = Some(absolute(t)?);
+            Ok(())
+        }),
+        "The program for --init",
+    ),
+    key(
+        "no-new-privileges",
+        "",
+        "no-new-privileges",
+        Kind::Bool,
+        set!(no_new_privileges, boolean),
+        "Set no-new-privileges by default",
+    ),
+    key(
+        "default-shm-size",
+        "",
+        "default-shm-size",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            let bytes = hoy_types::parse_bytes(t).map_err(|e| e.to_string())?;
+            s.default_shm_size = u64::try_from(bytes).map_err(|_| "want a size")?;
+            Ok(())
+        }),
+        "Default size of /dev/shm",
+    ),
+    unavailable("default-ulimit", "default-ulimits", Kind::Any),
+    key(
+        "cgroup-parent",
+        "",
+        "cgroup-parent",
+        Kind::Text,
+        set!(cgroup_parent, cgroup_parent),
+        "Parent of the containers' cgroups (default \"hoy\")",
+    ),
+    key(
+        "exec-opt",
+        "",
+        "exec-opts",
+        Kind::List,
+        Effect::Only(&["native.cgroupdriver=cgroupfs"]),
+        "Options of the runtime",
+    ),
+    key(
+        "storage-driver",
+        "s",
+        "storage-driver",
+        Kind::Text,
+        Effect::Only(&["overlay2", "overlayfs"]),
+        "Storage driver",
+    ),
+    key(
+        "default-runtime",
+        "",
+        "default-runtime",
+        Kind::Text,
+        Effect::Only(&["runc", "hoy"]),
+        "Default runtime",
+    ),
+    key(
+        "default-ipc-mode",
+        "",
+        "default-ipc-mode",
+        Kind::Text,
+        Effect::Only(&["private"]),
+        "Default IPC mode",
+    ),
+    key(
+        "default-cgroupns-mode",
+        "",
+        "default-cgroupns-mode",
+        Kind::Text,
+        Effect::Only(&["private"]),
+        "Default cgroup namespace mode",
+    ),
+    key(
+        "selinux-enabled",
+        "",
+        "selinux-enabled",
+        Kind::Bool,
+        Effect::Only(&["false"]),
+        "SELinux labels",
+    ),
+    key("insecure-registry", "", "insecure-registries", Kind::List, Effect::Unavailable, ""),
+    key("registry-mirror", "", "registry-mirrors", Kind::List, Effect::Unavailable, ""),
+    without_effect("live-restore", Kind::Bool, "Containers always outlive the daemon"),
+    without_effect("containerd", Kind::Text, "hoy has no containerd"),
+    without_effect("containerd-namespace", Kind::Text, "hoy has no containerd"),
+    without_effect("containerd-plugins-namespace", Kind::Text, "hoy has no containerd"),
+    without_effect("cri-containerd", Kind::Bool, "hoy has no containerd"),
+    without_effect("shutdown-timeout", Kind::Number, "Containers outlive the daemon"),
+    without_effect("max-concurrent-downloads", Kind::Number, "Used once images are pulled"),
+    without_effect("max-concurrent-uploads", Kind::Number, "Used once images are pushed"),
+    without_effect("max-download-attempts", Kind::Number, "Used once images are pulled"),
+    without_effect("raw-logs", Kind::Bool, "The log is plain anyway"),
+    unavailable("add-runtime", "runtimes", Kind::Any),
+    unavailable("allow-direct-routing", "allow-direct-routing", Kind::Bool),
+    unavailable("api-cors-header", "api-cors-header", Kind::Text),
+    unavailable("authorization-plugin", "authorization-plugins", Kind::List),
+    unavailable("bip6", "bip6", Kind::Text),
+    unavailable("cdi-spec-dir", "cdi-spec-dirs", Kind::List),
+    unavailable("cpu-rt-period", "cpu-rt-period", Kind::Number),
+    unavailable("cpu-rt-runtime", "cpu-rt-runtime", Kind::Number),
+    unavailable("default-gateway", "default-gateway", Kind::Text),
+    unavailable("default-gateway-v6", "default-gateway-v6", Kind::Text),
+    unavailable("default-network-opt", "default-network-opts", Kind::Any),
+    unavailable("experimental", "experimental", Kind::Bool),
+    unavailable("feature", "features", Kind::Any),
+    unavailable("fixed-cidr", "fixed-cidr", Kind::Text),
+    unavailable("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text),
+    unavailable("host-gateway-ip", "host-gateway-ips", Kind::List),
+    unavailable("http-proxy", "http-proxy", Kind::Text),
+    unavailable("https-proxy", "https-proxy", Kind::Text),
+    unavailable("no-proxy", "no-proxy", Kind::Text),
+    unavailable("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool),
+    unavailable("ipv6", "ipv6", Kind::Bool),
+    unavailable("metrics-addr", "metrics-addr", Kind::Text),
+    unavailable("min-api-version", "min-api-version", Kind::Text),
+    unavailable("network-control-plane-mtu", "network-control-plane-mtu", Kind::Number),
+    unavailable("network-diagnostic-port", "network-diagnostic-port", Kind::Number),
+    unavailable("node-generic-resource", "node-generic-resources", Kind::List),
+    unavailable("resolv-conf", "resolv-conf", Kind::Text),
+    unavailable("rootless", "rootless", Kind::Bool),
+    unavailable("seccomp-profile", "seccomp-profile", Kind::Text),
+    unavailable("storage-opt", "storage-opts", Kind::List),
+    unavailable("swarm-default-advertise-addr", "swarm-default-advertise-addr", Kind::Text),
+    unavailable("swarm-raft-election-tick", "swarm-raft-election-tick", Kind::Number),
+    unavailable("swarm-raft-heartbeat-tick", "swarm-raft-heartbeat-tick", Kind::Number),
+    unavailable("tls", "tls", Kind::Bool),
+    unavailable("tlscacert", "tlscacert", Kind::Text),
+    unavailable("tlscert", "tlscert", Kind::Text),
+    unavailable("tlskey", "tlskey", Kind::Text),
+    unavailable("tlsverify", "tlsverify", Kind::Bool),
+    unavailable("userns-remap", "userns-remap", Kind::Text),
+    unavailable("builder", "builder", Kind::Any),
+    unavailable("allow-nondistributable-artifacts", "allow-nondistributable-artifacts", Kind::List),
+];
