@@ -1,3 +1,46 @@
-//! One entry point for habits: check, test, bench, install, demo.
+//! One entry point for habits: `cargo xtask check | test | bench | install | demo`.
+//!
+//! Each task does all of its own set-up, missing Debian packages included, so that a clone is
+//! all that anybody needs.
 
-fn main() {}
+mod programs;
+mod tasks;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "Usage: cargo xtask TASK
+
+Tasks:
+  check             formatting, lints and documentation, warnings denied
+  test [ARGS]       what the tests need, then all of them; ARGS go to cargo test
+  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
+  bench NAME        figures, beside whatever peers are installed: start
+  demo              a web server in a container, published, asked and ended
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match args.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let result = match task {
+        "check" => tasks::check(),
+        "test" => tasks::test(rest),
+        "install" => tasks::install(rest.first().map_or("/usr/local", String::as_str)),
+        "bench" => tasks::bench(rest),
+        "demo" => tasks::demo(),
+        _ => {
+            let asked = matches!(task, "help" | "--help" | "-h");
+            tasks::say(USAGE);
+            return if asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tasks::say(&format!("xtask {task}: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

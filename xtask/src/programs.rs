@@ -1,0 +1,96 @@
+//! Building the programs: the shim, the init and the command line static and small, the daemon
+//! static too, so that nothing that an image holds can be loaded into it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+const MUSL: &str = "x86_64-unknown-linux-musl";
+const GNU: &str = "x86_64-unknown-linux-gnu";
+
+/// How much the optimiser may work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// For tests: built soon.
+    Quick,
+    /// For people.
+    Dist,
+}
+
+/// The workspace's root.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Builds all programs and puts them side by side into `directory`.
+pub fn build_into(directory: &Path, effort: Effort) -> Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("create {}", directory.display()))?;
+    let small = small_target();
+    let small_profile = "tiny";
+    for (package, program) in [("hoy-shim-bin", "hoy-shim"), ("hoy-init", "hoy-init")] {
+        let built = build(package, program, small, small_profile)?;
+        place(&built, &directory.join(program))?;
+    }
+    let profile = match effort {
+        Effort::Quick => "dev",
+        Effort::Dist => "dist",
+    };
+    let built = build("hoy", "hoy", small, profile)?;
+    place(&built, &directory.join("hoy"))?;
+    let built = build("hoyd", "hoyd", GNU, profile)?;
+    place(&built, &directory.join("hoyd"))
+}
+
+/// musl where its standard library is installed or can be; else static glibc.
+fn small_target() -> &'static str {
+    let installed = || {
+        let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+        let sysroot = String::from_utf8(sysroot.stdout).ok()?;
+        Path::new(sysroot.trim()).join("lib/rustlib").join(MUSL).exists().then_some(())
+    };
+    if installed().is_none() {
+        let mut add = Command::new("rustup");
+        add.current_dir(workspace()).args(["target", "add", MUSL]);
+        // Without it everything still works, with somewhat larger programs.
+        let _ = add.status();
+    }
+    if installed().is_some() { MUSL } else { GNU }
+}
+
+fn build(package: &str, program: &str, target: &str, profile: &str) -> Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(workspace())
+        .args(["build", "--package", package, "--target", target, "--profile", profile])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    run(&mut cargo)?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target_directory().join(target).join(folder).join(program))
+}
+
+/// Where cargo builds.
+pub fn target_directory() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(path) => path.into(),
+        None => workspace().join("target"),
+    }
+}
+
+/// Replaces a program by rename: a running one stays what it was.
+fn place(from: &Path, to: &Path) -> Result<()> {
+    let fresh = to.with_extension("new");
+    std::fs::copy(from, &fresh)
+        .with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
+    std::fs::rename(&fresh, to).with_context(|| format!("rename {}", to.display()))
+}
+
+/// Runs a command and turns a failure into an error that names it.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}

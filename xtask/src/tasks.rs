@@ -1,0 +1,108 @@
+//! The tasks themselves.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::programs::{self, Effort, run, workspace};
+
+/// What the tests call besides cargo, by Debian package and the file that shows it is there.
+const TEST_PACKAGES: &[(&str, &str)] = &[
+    ("busybox-static", "/bin/busybox"),
+    ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+    ("curl", "/usr/bin/curl"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("iproute2", "/sbin/ip"),
+    ("nftables", "/usr/sbin/nft"),
+    ("procps", "/usr/bin/ps"),
+    ("tmux", "/usr/bin/tmux"),
+    ("util-linux", "/usr/bin/nsenter"),
+];
+
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+}
+
+pub fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    let mut doc = Command::new("cargo");
+    doc.current_dir(workspace())
+        .args(["doc", "--workspace", "--no-deps", "--quiet", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    run(&mut doc)?;
+    if Command::new("cargo-deny").arg("--version").output().is_ok() {
+        cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])?;
+    }
+    Ok(())
+}
+
+pub fn test(args: &[String]) -> Result<()> {
+    packages(TEST_PACKAGES)?;
+    let directory = programs::target_directory().join("programs");
+    programs::build_into(&directory, Effort::Quick)?;
+    let mut test = Command::new("cargo");
+    test.current_dir(workspace())
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(args)
+        .env("HOY_PROGRAMS", &directory);
+    run(&mut test)
+}
+
+pub fn install(prefix: &str) -> Result<()> {
+    let bin = Path::new(prefix).join("bin");
+    programs::build_into(&bin, Effort::Dist)?;
+    say(&format!("installed hoy, hoyd, hoy-shim and hoy-init to {}", bin.display()));
+    run(Command::new(bin.join("hoy")).args(["run", "--rm", "hello"]))
+}
+
+pub fn bench(args: &[String]) -> Result<()> {
+    let Some((name, rest)) = args.split_first() else {
+        bail!("which benchmark? There is: start");
+    };
+    let directory = programs::target_directory().join("dist-programs");
+    programs::build_into(&directory, Effort::Dist)?;
+    packages(&[("busybox-static", "/bin/busybox")])?;
+    let mut bench = Command::new("cargo");
+    bench
+        .current_dir(workspace())
+        .args(["run", "--quiet", "--release", "--package", "hoy-bench", "--", name.as_str()])
+        .args(rest)
+        .env("HOY_PROGRAMS", &directory);
+    run(&mut bench)
+}
+
+pub fn demo() -> Result<()> {
+    packages(TEST_PACKAGES)?;
+    let directory = programs::target_directory().join("programs");
+    programs::build_into(&directory, Effort::Quick)?;
+    let mut demo = Command::new("sh");
+    demo.current_dir(workspace()).arg("docs/demo.sh").env("HOY_PROGRAMS", &directory);
+    run(&mut demo)
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    run(Command::new("cargo").current_dir(workspace()).args(args))
+}
+
+/// Installs the Debian packages whose file is missing.
+fn packages(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|(_, file)| !Path::new(file).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(missing)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut install)
+}
