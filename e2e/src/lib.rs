@@ -1,1 +1,1 @@
-//! End-to-end tests: the real programs against the real kernel.
+//! End-to-end tests: the real programs against the real kernel. See `tests/`.

@@ -1,1 +1,22 @@
-//! What tests share: private roots, network namespaces, images made from packages.
+//! What tests share: daemons in private roots and network namespaces, images made from packages.
+//!
+//! Everything made here is taken back when its owner is dropped, also when a test panics.
+
+mod command;
+mod daemon;
+mod images;
+mod kernel;
+mod netns;
+
+pub use command::{Output, Run, wait_until};
+pub use daemon::{Daemon, programs};
+pub use images::{alpine_rootfs, busybox_oci_tar, busybox_rootfs, debian_nginx_rootfs, workspace};
+pub use kernel::KernelCounts;
+pub use netns::NetNs;
+
+/// Whether tests that need root can run: they fail, not skip, where they cannot.
+pub fn require_root() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("read /proc/self/status");
+    let uid = status.lines().find(|line| line.starts_with("Uid:")).expect("Uid in status");
+    assert_eq!(uid.split_whitespace().nth(1), Some("0"), "these tests need root");
+}

@@ -1,0 +1,99 @@
+//! Images made from Debian's packages and from the shared root file systems, cached below target/.
+
+use std::path::{Path, PathBuf};
+
+use crate::command::Run;
+
+/// The workspace's root.
+pub fn workspace() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    path.canonicalize().expect("the workspace exists")
+}
+
+pub(crate) fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(path) => path.into(),
+        None => workspace().join("target"),
+    }
+}
+
+fn shared(name: &str) -> PathBuf {
+    let path = workspace().join("../shared/images").join(name);
+    assert!(path.exists(), "missing {}", path.display());
+    path
+}
+
+/// Makes a file once: under a name of its own, then renamed, so that tests in parallel and
+/// interrupted runs never see half of it.
+fn cached(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let directory = target().join("images");
+    std::fs::create_dir_all(&directory).expect("create target/images");
+    let path = directory.join(name);
+    if !path.exists() {
+        let fresh = directory.join(format!(".{name}.{}", std::process::id()));
+        make(&fresh);
+        std::fs::rename(&fresh, &path).expect("rename");
+    }
+    path
+}
+
+fn sh(line: &str) {
+    Run::new("sh").args(["-ec", line]).deadline(900).run().ok();
+}
+
+/// A root file system of busybox alone, as a tar.
+pub fn busybox_rootfs() -> PathBuf {
+    assert!(Path::new("/bin/busybox").exists(), "the package busybox-static is missing");
+    cached("busybox.tar", |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT; cd $d
+             mkdir -p bin etc tmp root home var/www dev proc sys
+             cp /bin/busybox bin/busybox; chmod 1777 tmp
+             for a in $(/bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done
+             printf 'root:x:0:0:root:/root:/bin/sh\\nwww:x:33:33:www:/var/www:/bin/sh\\n' >etc/passwd
+             printf 'root:x:0:\\nwww:x:33:\\nstaff:x:50:www\\n' >etc/group
+             tar --numeric-owner --owner=0 --group=0 --sort=name --mtime=@1 -cf {} .",
+            fresh.display()
+        ));
+    })
+}
+
+/// The official busybox image as an OCI layout in a tar.
+pub fn busybox_oci_tar() -> PathBuf {
+    let layout = shared("busybox-oci");
+    cached("busybox-oci.tar", |fresh| {
+        sh(&format!("tar -C {} -cf {} .", layout.display(), fresh.display()));
+    })
+}
+
+/// Alpine's root file system, one gzip layer.
+pub fn alpine_rootfs() -> PathBuf {
+    shared("alpine-minirootfs-3.20.3-x86_64.tar.gz")
+}
+
+/// Debian with nginx, made by debootstrap.
+pub fn debian_nginx_rootfs() -> PathBuf {
+    cached("debian-nginx.tar", |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT
+             debootstrap --variant=minbase --include=nginx-light,ca-certificates bookworm $d/root >$d/log 2>&1 || {{ tail -n 20 $d/log; exit 1; }}
+             rm -rf $d/root/var/cache/apt/archives/*.deb
+             cp /etc/apt/sources.list $d/root/etc/apt/ 2>/dev/null || true
+             cp -r /etc/apt/sources.list.d /etc/apt/apt.conf.d $d/root/etc/apt/ 2>/dev/null || true
+             tar --numeric-owner -C $d/root -cf {} .",
+            fresh.display()
+        ));
+    })
+}
+
+/// A Debian package unpacked below target/, the system untouched.
+pub(crate) fn unpacked_package(name: &str) -> PathBuf {
+    cached(&format!("package-{name}"), |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT; cd $d
+             apt-get download -qq {name} || {{ apt-get update -qq; apt-get download -qq {name}; }}
+             dpkg -x {name}_*.deb {}",
+            fresh.display()
+        ));
+    })
+}

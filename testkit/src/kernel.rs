@@ -1,0 +1,107 @@
+//! What the kernel holds, counted before and after: the oracle for "nothing is left behind".
+
+use std::path::Path;
+
+/// Kernel objects that a container engine makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelCounts {
+    pub mounts: usize,
+    pub links: usize,
+    pub cgroups: usize,
+    pub network_namespaces: usize,
+    pub shims: usize,
+    pub nft: String,
+    pub daemon_descriptors: usize,
+}
+
+impl KernelCounts {
+    /// As the daemon's namespace and the machine show them now.
+    pub fn of(daemon: &crate::Daemon) -> Self {
+        let lines = |path: &str| {
+            std::fs::read_to_string(path).map(|text| text.lines().count()).unwrap_or(0)
+        };
+        let pid = daemon.pid();
+        let nft = daemon.netns().run("nft").args(["list", "table", "inet", "hoy"]).run();
+        Self {
+            mounts: lines("/proc/self/mountinfo") + lines(&format!("/proc/{pid}/mountinfo")),
+            links: daemon.netns().sh("ip -o link").lines().count(),
+            cgroups: cgroup_roots()
+                .iter()
+                .map(|root| directories(&root.join(daemon.cgroup())))
+                .sum::<usize>(),
+            network_namespaces: namespaces(),
+            shims: processes_named("hoy-shim", &daemon.path("run").display().to_string()),
+            nft: without_counters(&nft.stdout),
+            daemon_descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))
+                .map_or(0, Iterator::count),
+        }
+    }
+}
+
+fn without_counters(ruleset: &str) -> String {
+    let mut out = String::new();
+    let mut words = ruleset.split_inclusive(' ').peekable();
+    while let Some(word) = words.next() {
+        if matches!(word.trim(), "packets" | "bytes") {
+            words.next();
+        } else {
+            out.push_str(word);
+        }
+    }
+    out
+}
+
+fn cgroup_roots() -> Vec<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .filter(|line| line.contains(" - cgroup"))
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(std::path::PathBuf::from)
+        .collect()
+}
+
+fn directories(root: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(root) else { return 0 };
+    let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    1 + below.map(|entry| directories(&entry.path())).sum::<usize>()
+}
+
+/// Takes back an emptied cgroup tree of a test.
+pub(crate) fn remove_cgroups(parent: &str) {
+    fn remove(path: &Path) {
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+        let _ = std::fs::remove_dir(path);
+    }
+    for root in cgroup_roots() {
+        remove(&root.join(parent));
+    }
+}
+
+fn pids() -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.bytes().all(|c| c.is_ascii_digit()))
+}
+
+fn namespaces() -> usize {
+    let mut seen: Vec<_> =
+        pids().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()).collect();
+    seen.sort();
+    seen.dedup();
+    seen.len()
+}
+
+fn processes_named(program: &str, argument: &str) -> usize {
+    let matches = |pid: &String| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains(program) && line.contains(argument)
+    };
+    pids().filter(matches).count()
+}
