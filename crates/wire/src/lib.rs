@@ -1,1 +1,48 @@
 //! Words: the JSON of the Docker Engine API, field by field in Docker's order; nothing else.
+//!
+//! `Option<Vec<_>>` and `Option<BTreeMap<_>>` are Go's nil-able ones, written as `null`; a bare
+//! `Vec` or map is left out when empty. Maps are sorted, as Go's encoder does. Decoders take
+//! `null` for anything and ignore unknown fields.
+
+mod container;
+mod event;
+mod exec;
+mod go;
+mod image;
+mod inspect;
+mod network;
+mod system;
+mod volume;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use container::*;
+pub use event::*;
+pub use exec::*;
+pub use image::*;
+pub use inspect::*;
+pub use network::*;
+pub use system::*;
+pub use volume::*;
+
+/// The newest API version that hoy speaks.
+pub const API_VERSION: &str = "1.50";
+/// The oldest one.
+pub const MIN_API_VERSION: &str = "1.24";
+/// The Docker release whose API this is: clients parse it.
+pub const DOCKER_VERSION: &str = "28.2.2";
+
+/// Go's `struct{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// `nat.PortMap`: `null` for an exposed port that is not published.
+pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
+
+/// What every refused request is answered with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorResponse {
+    pub message: String,
+}

@@ -1,0 +1,112 @@
+//! The daemon's end of one shim: calls with answers, events, and the shim's own life.
+//!
+//! Owned by the container's driver task. It never waits for a container: sending is bounded by a
+//! deadline, and whoever awaits an answer does so outside of the driver.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use hoy_shim::client::Connection;
+use hoy_shim::message::{Call, Event, FromShim, Reply, Request};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+/// A message must leave in this time: the shim answers in microseconds, or it is stopped.
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the driver has to know of.
+#[derive(Debug)]
+pub enum Incoming {
+    Event(Event),
+    /// The answer to a call that somebody awaits was delivered.
+    Answered,
+    /// The control socket was closed: the shim is gone, or about to be.
+    Closed,
+}
+
+/// Why a call to a shim failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("the shim does not take messages")]
+    Late,
+    #[error("the shim is gone")]
+    Gone,
+    #[error("talking to the shim: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("talking to the shim: {0}")]
+    Shim(#[from] hoy_shim::Error),
+}
+
+/// An answer that will come.
+pub type Answer = oneshot::Receiver<Reply>;
+
+struct Raw(RawFd);
+
+impl AsRawFd for Raw {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// One connection to one shim.
+pub struct ShimLink {
+    // Dropped before `connection`, whose descriptor it watches.
+    ready: AsyncFd<Raw>,
+    connection: Connection,
+    next: u32,
+    waiting: HashMap<u32, oneshot::Sender<Reply>>,
+}
+
+impl ShimLink {
+    /// Must be called inside the runtime.
+    pub fn new(connection: Connection) -> Result<Self, LinkError> {
+        let ready = AsyncFd::new(Raw(connection.as_fd().as_raw_fd()))?;
+        Ok(Self { ready, connection, next: 1, waiting: HashMap::new() })
+    }
+
+    /// Sends a request and says where its answer will come.
+    pub async fn call(
+        &mut self,
+        request: Request,
+        descriptors: &[OwnedFd],
+    ) -> Result<Answer, LinkError> {
+        let sequence = self.next;
+        self.next = self.next.wrapping_add(1).max(1);
+        let call = Call { sequence, request };
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let send = async {
+            loop {
+                if self.connection.send(&call, &borrowed)? {
+                    return Ok(());
+                }
+                self.ready.writable().await?.clear_ready();
+            }
+        };
+        tokio::time::timeout(SEND_DEADLINE, send).await.map_err(|_| LinkError::Late)??;
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(sequence, sender);
+        Ok(receiver)
+    }
+
+    /// The next thing that the shim says. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Incoming {
+        loop {
+            match self.connection.recv() {
+                Ok(Some((FromShim::Reply { sequence, reply }, _))) => {
+                    if let Some(sender) = self.waiting.remove(&sequence) {
+                        // Whoever asked may have gone; the answer is then of no interest.
+                        let _ = sender.send(reply);
+                    }
+                    return Incoming::Answered;
+                }
+                Ok(Some((FromShim::Event(event), _))) => return Incoming::Event(event),
+                Ok(None) => match self.ready.readable().await {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(_) => return Incoming::Closed,
+                },
+                Err(_) => return Incoming::Closed,
+            }
+        }
+    }
+}
