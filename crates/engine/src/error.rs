@@ -46,6 +46,13 @@ impl Error {
         Self::new(ErrorKind::NotImplemented, format!("{what} is not available yet"))
     }
 
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: &str) -> Self {
+        self.message = format!("{} ({hint})", self.message);
+        self
+    }
+
     /// Keeps the cause for the log.
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {

@@ -46,3 +46,37 @@ pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
 pub struct ErrorResponse {
     pub message: String,
 }
+
+impl CreateRequest {
+    /// The three documents that a create request is made of.
+    pub fn split(self) -> (ContainerConfig, HostConfig, Option<NetworkingConfig>) {
+        let config = ContainerConfig {
+            hostname: self.hostname,
+            domainname: self.domainname,
+            user: self.user,
+            attach_stdin: self.attach_stdin,
+            attach_stdout: self.attach_stdout,
+            attach_stderr: self.attach_stderr,
+            exposed_ports: self.exposed_ports,
+            tty: self.tty,
+            open_stdin: self.open_stdin,
+            stdin_once: self.stdin_once,
+            env: self.env,
+            cmd: self.cmd,
+            healthcheck: self.healthcheck,
+            args_escaped: self.args_escaped,
+            image: self.image,
+            volumes: self.volumes,
+            working_dir: self.working_dir,
+            entrypoint: self.entrypoint,
+            network_disabled: self.network_disabled,
+            mac_address: self.mac_address,
+            on_build: self.on_build,
+            labels: self.labels,
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+            shell: self.shell,
+        };
+        (config, self.host_config.unwrap_or_default(), self.networking_config)
+    }
+}

@@ -1,0 +1,345 @@
+//! From a record and facts to the container plan. Pure.
+
+use std::path::{Path, PathBuf};
+
+use hoy_cgroup::{CgroupPlan, DeviceRule, Limits};
+use hoy_config::Settings;
+use hoy_runtime::{
+    BpfInstruction, ContainerPlan, DevicePlan, MountPlan, MountSource, NamespaceMode,
+    NamespacePlan, NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
+};
+use hoy_types::{UserRef, UserSpec};
+use hoy_wire::{ExecConfig, HostConfig, Ulimit};
+
+use crate::error::{Error, Result};
+use crate::record::{BindKind, BindMount, NetworkMode, Record};
+
+/// What the plan needs beside the record.
+pub(crate) struct Facts<'a> {
+    pub settings: &'a Settings,
+    /// Topmost first.
+    pub layers: Vec<PathBuf>,
+    /// Upper and work directories.
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// Where hosts, hostname and resolv.conf lie.
+    pub files: &'a Path,
+    /// The program for `--init`.
+    pub init: PathBuf,
+    pub hostname: String,
+    /// The compiled filter for a capability set.
+    pub seccomp: &'a dyn Fn(u64) -> Vec<BpfInstruction>,
+}
+
+/// The plan of a container's start.
+pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPlan> {
+    let host = &record.host;
+    let mut mounts: Vec<MountPlan> = Vec::new();
+    let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let target = format!("/etc/{name}");
+        if !covered(&target) {
+            mounts.push(MountPlan {
+                target,
+                source: MountSource::Bind { path: facts.files.join(name), recursive: false },
+                readonly: host.readonly_rootfs,
+                propagation: Propagation::Private,
+            });
+        }
+    }
+    mounts.extend(record.mounts.iter().map(mount_plan));
+    let config = &record.config;
+    let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
+    let mode = |text: &str| match text {
+        "host" => NamespaceMode::Host,
+        _ => NamespaceMode::New,
+    };
+    Ok(ContainerPlan {
+        id: record.key().to_owned(),
+        hostname: facts.hostname,
+        domainname: config.domainname.clone(),
+        root: RootPlan {
+            lower: facts.layers,
+            upper: facts.upper,
+            work: facts.work,
+            volatile: host.auto_remove,
+            readonly: host.readonly_rootfs,
+        },
+        namespaces: NamespacePlan {
+            net: match record.network.mode {
+                NetworkMode::Host => NetMode::Host,
+                _ => NetMode::Given,
+            },
+            pid: mode(&host.pid_mode),
+            ipc: mode(&host.ipc_mode),
+            uts: if record.network.mode == NetworkMode::Host && config.hostname.is_empty() {
+                NamespaceMode::New
+            } else {
+                mode(&host.uts_mode)
+            },
+            cgroup: mode(&host.cgroupns_mode),
+        },
+        process: process(record, facts.settings, facts.seccomp)?,
+        mounts,
+        devices: if host.privileged { DevicePlan::All } else { DevicePlan::Default },
+        masked_paths: host.masked_paths.clone().unwrap_or_default(),
+        readonly_paths: host.readonly_paths.clone().unwrap_or_default(),
+        sysctls: sysctls(record),
+        cgroup: cgroup(record, facts.settings),
+        shm_size: (host.ipc_mode != "none").then_some(host.shm_size.unsigned_abs()),
+        writable_sys: host.privileged,
+        init: wants_init.then_some(facts.init),
+    })
+}
+
+fn mount_plan(mount: &BindMount) -> MountPlan {
+    let source = match &mount.kind {
+        BindKind::Bind { source, recursive } => {
+            MountSource::Bind { path: source.into(), recursive: *recursive }
+        }
+        BindKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
+            size: *size,
+            mode: *mode,
+            options: TmpfsOptions { noexec: !exec, nosuid: !suid, nodev: !dev },
+        },
+    };
+    let propagation = match mount.propagation.as_str() {
+        "slave" | "rslave" => Propagation::Slave,
+        "shared" | "rshared" => Propagation::Shared,
+        _ => Propagation::Private,
+    };
+    MountPlan { target: mount.target.clone(), source, readonly: mount.readonly, propagation }
+}
+
+fn sysctls(record: &Record) -> Vec<(String, String)> {
+    record.host.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Docker's rules for `--sysctl`: only what belongs to a namespace of the container's own.
+pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    for (name, value) in &host.sysctls {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b'/');
+        if name.is_empty()
+            || name.split('.').any(str::is_empty)
+            || !name.bytes().all(plain)
+            || name.contains("..")
+            || value.contains(['\n', '\0'])
+        {
+            return Err(Error::invalid(format!("invalid sysctl: {name:?}")));
+        }
+        let net = name.starts_with("net.");
+        let ipc = IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
+        if net && host.network_mode == "host" {
+            return Err(Error::invalid(format!(
+                "sysctl '{name}' not allowed in host network namespace"
+            )));
+        }
+        if ipc && host.ipc_mode == "host" {
+            return Err(Error::invalid(format!("sysctl '{name}' not allowed in host ipc namespace")));
+        }
+        if !net && !ipc {
+            return Err(Error::invalid(format!("sysctl '{name}' is not whitelisted")));
+        }
+    }
+    Ok(())
+}
+
+fn cgroup(record: &Record, settings: &Settings) -> CgroupPlan {
+    let host = &record.host;
+    let parent = match host.cgroup_parent.trim_matches('/') {
+        "" => settings.cgroup_parent.clone(),
+        given => given.to_owned(),
+    };
+    CgroupPlan {
+        parent,
+        name: record.key().to_owned(),
+        limits: limits(host),
+        devices: (!host.privileged).then(default_devices),
+    }
+}
+
+fn limits(host: &HostConfig) -> Limits {
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let (cpu_quota_us, cpu_period_us) = match positive(host.nano_cpus) {
+        // Thousandths of a CPU in a period of 100 ms.
+        Some(nano) => (Some(nano / 10_000), Some(100_000)),
+        None => (positive(host.cpu_quota), positive(host.cpu_period)),
+    };
+    Limits {
+        memory: positive(host.memory),
+        cpu_quota_us,
+        cpu_period_us,
+        pids: host.pids_limit.and_then(positive),
+    }
+}
+
+/// Docker's device list and what runc adds to it.
+fn default_devices() -> Vec<DeviceRule> {
+    let rule = |kind, major: Option<u32>, minor: Option<u32>, access: &str| DeviceRule {
+        kind,
+        major,
+        minor,
+        access: access.to_owned(),
+    };
+    let mut out = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+        out.push(rule('c', Some(major), Some(minor), "rwm"));
+    }
+    out.push(rule('c', Some(136), None, "rwm"));
+    out
+}
+
+fn process(
+    record: &Record,
+    settings: &Settings,
+    seccomp: &dyn Fn(u64) -> Vec<BpfInstruction>,
+) -> Result<ProcessPlan> {
+    let config = &record.config;
+    let host = &record.host;
+    let capabilities = capabilities(host)?;
+    let mut env = config.env.clone().unwrap_or_default();
+    // Behind PATH and before the rest, as Docker does; what was asked for wins.
+    let has = |env: &[String], name: &str| env.iter().any(|entry| entry.starts_with(name));
+    if !has(&env, "HOSTNAME=") {
+        env.push(format!("HOSTNAME={}", hostname_env(record)));
+    }
+    if config.tty && !has(&env, "TERM=") {
+        env.push("TERM=xterm".to_owned());
+    }
+    let rlimits = host.ulimits.iter().flatten().map(rlimit).collect::<Result<Vec<_>>>()?;
+    Ok(ProcessPlan {
+        args: record.command.clone(),
+        env,
+        cwd: if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() },
+        user: user(&config.user)?,
+        additional_groups: groups(host.group_add.as_deref().unwrap_or(&[]))?,
+        tty: config.tty,
+        console_size: match host.console_size {
+            [rows, columns] if rows > 0 && columns > 0 => {
+                Some((rows.min(9999) as u16, columns.min(9999) as u16))
+            }
+            _ => None,
+        },
+        capabilities,
+        no_new_privileges: no_new_privileges(host, settings),
+        rlimits,
+        seccomp: if unconfined(host) { Vec::new() } else { seccomp(capabilities) },
+        oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj as i32),
+    })
+}
+
+fn hostname_env(record: &Record) -> &str {
+    if record.config.hostname.is_empty() { record.id.short() } else { &record.config.hostname }
+}
+
+/// A further process: the container's settings, overridden by the request's.
+pub(crate) fn exec(
+    record: &Record,
+    request: &ExecConfig,
+    console_size: Option<[u32; 2]>,
+    settings: &Settings,
+    seccomp: &dyn Fn(u64) -> Vec<BpfInstruction>,
+) -> Result<ProcessPlan> {
+    let mut plan = process(record, settings, seccomp)?;
+    plan.args = request.cmd.clone().unwrap_or_default();
+    for entry in request.env.iter().flatten() {
+        let key = entry.split('=').next().unwrap_or(entry);
+        plan.env.retain(|known| known.split('=').next() != Some(key));
+        if entry.contains('=') {
+            plan.env.push(entry.clone());
+        }
+    }
+    if !request.working_dir.is_empty() {
+        plan.cwd.clone_from(&request.working_dir);
+    }
+    if !request.user.is_empty() {
+        plan.user = user(&request.user)?;
+    }
+    if request.tty && !plan.env.iter().any(|entry| entry.starts_with("TERM=")) {
+        plan.env.push("TERM=xterm".to_owned());
+    }
+    plan.tty = request.tty;
+    plan.console_size = console_size
+        .or(request.console_size)
+        .map(|[rows, columns]| (rows.min(9999) as u16, columns.min(9999) as u16));
+    if request.privileged {
+        plan.capabilities = hoy_runtime::caps::all();
+        plan.seccomp = Vec::new();
+    }
+    plan.oom_score_adj = None;
+    Ok(plan)
+}
+
+fn user(text: &str) -> Result<UserSpec> {
+    text.parse().map_err(|error: hoy_types::UserError| Error::invalid(error.to_string()))
+}
+
+fn groups(list: &[String]) -> Result<Vec<UserRef>> {
+    let group = |text: &String| {
+        let spec = user(text)?;
+        spec.user.ok_or_else(|| Error::invalid("invalid group: \"\""))
+    };
+    list.iter().map(group).collect()
+}
+
+/// The capability set of a container; also the check of `--cap-add` and `--cap-drop`.
+pub(crate) fn capabilities(host: &HostConfig) -> Result<u64> {
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    hoy_runtime::caps::parse_add_drop(&list(&host.cap_add), &list(&host.cap_drop), host.privileged)
+        .map_err(|error| Error::invalid(error.to_string()))
+}
+
+fn unconfined(host: &HostConfig) -> bool {
+    let asked = |option: &String| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
+    host.privileged || host.security_opt.iter().flatten().any(asked)
+}
+
+fn no_new_privileges(host: &HostConfig, settings: &Settings) -> bool {
+    let last = host.security_opt.iter().flatten().rev().find_map(|option| {
+        let rest = option.strip_prefix("no-new-privileges")?;
+        Some(!rest.ends_with("false"))
+    });
+    last.unwrap_or(settings.no_new_privileges)
+}
+
+/// `--ulimit` by name.
+pub(crate) fn rlimit(ulimit: &Ulimit) -> Result<Rlimit> {
+    let resource = match ulimit.name.as_str() {
+        "cpu" => 0,
+        "fsize" => 1,
+        "data" => 2,
+        "stack" => 3,
+        "core" => 4,
+        "rss" => 5,
+        "nproc" => 6,
+        "nofile" => 7,
+        "memlock" => 8,
+        "as" => 9,
+        "locks" => 10,
+        "sigpending" => 11,
+        "msgqueue" => 12,
+        "nice" => 13,
+        "rtprio" => 14,
+        "rttime" => 15,
+        other => return Err(Error::invalid(format!("invalid ulimit type: {other}"))),
+    };
+    let unlimited = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    let (soft, hard) = (unlimited(ulimit.soft), unlimited(ulimit.hard));
+    if soft > hard {
+        return Err(Error::invalid(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {} > {}",
+            ulimit.soft, ulimit.hard
+        )));
+    }
+    Ok(Rlimit { resource, soft, hard })
+}

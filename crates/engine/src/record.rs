@@ -1,0 +1,95 @@
+//! What is kept of a container: one JSON document in the store, one value in memory.
+
+use hoy_network::Endpoint;
+use hoy_types::{ContainerId, Digest, Timestamp};
+use hoy_wire::{ContainerConfig, HostConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::life::Phase;
+
+/// Everything about a container that outlives the daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub id: ContainerId,
+    pub name: String,
+    pub created: Timestamp,
+    pub image: Digest,
+    /// The image's configuration merged with what was asked for.
+    pub config: ContainerConfig,
+    /// As asked for, with the daemon's defaults filled in.
+    pub host: HostConfig,
+    /// The command: entrypoint and arguments.
+    pub command: Vec<String>,
+    pub mounts: Vec<BindMount>,
+    pub network: NetworkRecord,
+    pub state: State,
+}
+
+/// A directory or file of the host, or a tmpfs, as `-v`, `--mount` and `--tmpfs` ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BindMount {
+    pub target: String,
+    pub kind: BindKind,
+    pub readonly: bool,
+    /// The options as written, for inspect.
+    pub mode: String,
+    pub propagation: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BindKind {
+    Bind { source: String, recursive: bool },
+    Tmpfs { size: Option<u64>, mode: Option<u32>, exec: bool, suid: bool, dev: bool },
+}
+
+/// Where the container's network comes from, and what it got while it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    pub mode: NetworkMode,
+    pub endpoint: Option<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    Bridge,
+    Host,
+    None,
+    Container(ContainerId),
+}
+
+/// The last known state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    pub phase: Phase,
+    pub pid: i32,
+    pub exit_code: i32,
+    pub error: String,
+    pub oom_killed: bool,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Created,
+            pid: 0,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            started_at: Timestamp::ZERO,
+            finished_at: Timestamp::ZERO,
+        }
+    }
+}
+
+impl Record {
+    /// The names of the directories and cgroups of this container.
+    pub fn key(&self) -> &str {
+        self.id.as_str()
+    }
+
+    pub fn labels(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.config.labels.iter().flatten()
+    }
+}

@@ -1,0 +1,143 @@
+//! What is not built yet is refused by name, never parsed and ignored.
+//!
+//! Pure. A field leaves this file in the commit that makes it act on the kernel.
+
+use hoy_wire::{ContainerConfig, HostConfig, NetworkingConfig};
+
+use crate::error::{Error, Result};
+
+/// Refuses a request that asks for anything that hoy does not have.
+pub(crate) fn unbuilt(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    networking: Option<&NetworkingConfig>,
+) -> Result<()> {
+    let filled = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let some = |length: Option<usize>| length.is_some_and(|length| length > 0);
+    let checks: &[(bool, &str)] = &[
+        (
+            config.healthcheck.as_ref().is_some_and(|check| {
+                !check.test.is_empty() && check.test.first().is_some_and(|word| word != "NONE")
+            }),
+            "a health check (--health-cmd)",
+        ),
+        (some(config.volumes.as_ref().map(std::collections::BTreeMap::len)), "an anonymous volume"),
+        (filled(&host.volumes_from), "--volumes-from"),
+        (!host.volume_driver.is_empty(), "--volume-driver"),
+        (filled(&host.links), "--link"),
+        (!host.storage_opt.is_empty(), "--storage-opt"),
+        (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
+        (!host.cgroup.is_empty(), "the cgroup specification"),
+        (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
+        (!matches!(host.ipc_mode.as_str(), "" | "private" | "host" | "none"), "this --ipc mode"),
+        (!matches!(host.pid_mode.as_str(), "" | "host"), "this --pid mode"),
+        (!matches!(host.uts_mode.as_str(), "" | "host"), "this --uts mode"),
+        (!matches!(host.cgroupns_mode.as_str(), "" | "private" | "host"), "this --cgroupns mode"),
+        (!matches!(host.runtime.as_str(), "" | "runc" | "hoy"), "another runtime (--runtime)"),
+        (
+            !matches!(host.restart_policy.name.as_str(), "" | "no"),
+            "a restart policy (--restart)",
+        ),
+        (
+            !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
+            "this log driver: hoy has json-file and none; it",
+        ),
+        (host.cpu_shares != 0, "--cpu-shares"),
+        (host.blkio_weight != 0, "--blkio-weight"),
+        (some(host.blkio_weight_device.as_ref().map(Vec::len)), "--blkio-weight-device"),
+        (some(host.blkio_device_read_bps.as_ref().map(Vec::len)), "--device-read-bps"),
+        (some(host.blkio_device_write_bps.as_ref().map(Vec::len)), "--device-write-bps"),
+        (some(host.blkio_device_read_iops.as_ref().map(Vec::len)), "--device-read-iops"),
+        (some(host.blkio_device_write_iops.as_ref().map(Vec::len)), "--device-write-iops"),
+        (host.cpu_realtime_period != 0, "--cpu-rt-period"),
+        (host.cpu_realtime_runtime != 0, "--cpu-rt-runtime"),
+        (!host.cpuset_cpus.is_empty(), "--cpuset-cpus"),
+        (!host.cpuset_mems.is_empty(), "--cpuset-mems"),
+        (some(host.devices.as_ref().map(Vec::len)), "--device"),
+        (filled(&host.device_cgroup_rules), "--device-cgroup-rule"),
+        (some(host.device_requests.as_ref().map(Vec::len)), "--gpus"),
+        (host.kernel_memory != 0 || host.kernel_memory_tcp != 0, "--kernel-memory"),
+        (host.memory_reservation != 0, "--memory-reservation"),
+        (host.memory_swap != 0, "--memory-swap"),
+        (host.memory_swappiness.is_some_and(|value| value != -1), "--memory-swappiness"),
+        (host.oom_kill_disable == Some(true), "--oom-kill-disable"),
+        (!config.mac_address.is_empty(), "--mac-address"),
+    ];
+    if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
+        return Err(Error::unavailable(what));
+    }
+    for option in host.security_opt.iter().flatten() {
+        let name = option.split([':', '=']).next().unwrap_or("");
+        match option.as_str() {
+            "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true"
+            | "no-new-privileges=false" | "no-new-privileges:false" | "seccomp=unconfined"
+            | "seccomp:unconfined" | "seccomp=builtin" | "label=disable" | "label:disable"
+            | "apparmor=unconfined" | "apparmor:unconfined" | "systempaths=unconfined" => {}
+            _ if matches!(name, "seccomp" | "apparmor" | "label" | "writable-cgroups") => {
+                return Err(Error::unavailable(format!("--security-opt {option}")));
+            }
+            _ => return Err(Error::invalid(format!("invalid --security-opt: {option:?}"))),
+        }
+    }
+    networks(host, networking)
+}
+
+fn networks(host: &HostConfig, networking: Option<&NetworkingConfig>) -> Result<()> {
+    let mode = host.network_mode.as_str();
+    let known = matches!(mode, "" | "default" | "bridge" | "host" | "none")
+        || mode.starts_with("container:");
+    if !known {
+        return Err(Error::not_found(format!("network {mode} not found"))
+            .hint("user-defined networks are not available yet"));
+    }
+    let endpoints = networking.and_then(|networking| networking.endpoints_config.as_ref());
+    for (name, endpoint) in endpoints.into_iter().flatten() {
+        if !matches!(name.as_str(), "default" | "bridge" | "host" | "none") && name != mode {
+            return Err(Error::not_found(format!("network {name} not found"))
+                .hint("user-defined networks are not available yet"));
+        }
+        let fixed = endpoint.ipam_config.as_ref().is_some_and(|ipam| {
+            !ipam.ipv4_address.is_empty()
+                || !ipam.ipv6_address.is_empty()
+                || !ipam.link_local_ips.is_empty()
+        });
+        if fixed {
+            return Err(Error::invalid(
+                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP \
+                 address is supported on user defined networks only",
+            ));
+        }
+        if endpoint.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
+            return Err(Error::invalid(
+                "invalid config for network bridge: invalid endpoint settings:\nnetwork-scoped \
+                 aliases are only supported for user-defined networks",
+            ));
+        }
+        if endpoint.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
+            return Err(Error::unavailable("--network driver-opt"));
+        }
+        if !endpoint.mac_address.is_empty() {
+            return Err(Error::unavailable("--mac-address"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_request_passes_and_others_are_named() {
+        let config = ContainerConfig::default();
+        unbuilt(&config, &HostConfig::default(), None).unwrap();
+        let host = HostConfig { cpu_shares: 512, ..HostConfig::default() };
+        let error = unbuilt(&config, &host, None).unwrap_err();
+        assert_eq!(error.to_string(), "--cpu-shares is not available yet");
+        let host = HostConfig { network_mode: "mine".into(), ..HostConfig::default() };
+        let error = unbuilt(&config, &host, None).unwrap_err();
+        assert_eq!(error.kind(), hoy_types::ErrorKind::NotFound);
+        let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
+        assert_eq!(unbuilt(&config, &host, None).unwrap_err().kind(), hoy_types::ErrorKind::InvalidParameter);
+    }
+}

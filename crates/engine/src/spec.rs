@@ -1,0 +1,525 @@
+//! What a create request means: the request, the image and the daemon's settings become a record.
+//!
+//! Pure: everything here is decided from its arguments. Docker's rules, Docker's messages.
+
+use std::collections::BTreeMap;
+
+use hoy_config::Settings;
+use hoy_types::{PortSpec, Signal, UserSpec};
+use hoy_wire::{ContainerConfig, HostConfig, ImageConfig};
+
+use crate::error::{Error, Result};
+use crate::record::{BindKind, BindMount};
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Docker's smallest memory limit.
+const MIN_MEMORY: i64 = 6 << 20;
+
+/// Merges the image's configuration into the request's.
+pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
+    if config.user.is_empty() {
+        config.user.clone_from(&image.user);
+    }
+    for port in image.exposed_ports.keys() {
+        config.exposed_ports.entry(port.clone()).or_default();
+    }
+    config.env = Some(merge_env(&image.env, config.env.as_deref().unwrap_or(&[])));
+    let asked_entrypoint = config.entrypoint.as_ref().is_some_and(|words| !words.is_empty());
+    if !asked_entrypoint {
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) && !image.cmd.is_empty() {
+            config.cmd = Some(image.cmd.clone());
+        }
+        config.entrypoint = (!image.entrypoint.is_empty()).then(|| image.entrypoint.clone());
+    } else if config.entrypoint.as_deref() == Some(&[String::new()]) {
+        // `--entrypoint ""` takes the image's entrypoint away.
+        config.entrypoint = None;
+    }
+    let labels = config.labels.get_or_insert_default();
+    for (name, value) in &image.labels {
+        labels.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    if config.working_dir.is_empty() {
+        config.working_dir.clone_from(&image.working_dir);
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal.clone_from(&image.stop_signal);
+    }
+    if config.shell.is_empty() {
+        config.shell.clone_from(&image.shell);
+    }
+}
+
+/// The image's variables, overridden by key; `KEY` without `=` takes one away.
+fn merge_env(image: &[String], asked: &[String]) -> Vec<String> {
+    let key = |entry: &str| entry.split('=').next().unwrap_or(entry).to_owned();
+    let mut out: Vec<String> = image.to_vec();
+    if !out.iter().chain(asked).any(|entry| key(entry) == "PATH") {
+        out.insert(0, PATH.to_owned());
+    }
+    for entry in asked {
+        let name = key(entry);
+        match (out.iter().position(|known| key(known) == name), entry.contains('=')) {
+            (Some(at), true) => out[at].clone_from(entry),
+            (Some(at), false) => drop(out.remove(at)),
+            (None, true) => out.push(entry.clone()),
+            (None, false) => {}
+        }
+    }
+    out
+}
+
+/// Entrypoint and command as one list.
+pub(crate) fn command(config: &ContainerConfig) -> Result<Vec<String>> {
+    let words = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let mut out = words(&config.entrypoint);
+    out.extend(words(&config.cmd));
+    if out.is_empty() || (out.len() == 1 && out[0].is_empty()) {
+        return Err(Error::invalid("no command specified"));
+    }
+    if out.iter().any(|word| word.contains('\0')) {
+        return Err(Error::invalid("the command contains a NUL byte"));
+    }
+    Ok(out)
+}
+
+/// Fills the host configuration with the daemon's defaults, as inspect shows them.
+pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
+    if host.shm_size == 0 {
+        host.shm_size = i64::try_from(settings.default_shm_size).unwrap_or(i64::MAX);
+    }
+    if host.log_config.kind.is_empty() {
+        host.log_config.kind.clone_from(&settings.log_driver);
+        if host.log_config.config.as_ref().is_none_or(BTreeMap::is_empty) {
+            host.log_config.config = Some(settings.log_opts.clone());
+        }
+    }
+    host.log_config.config.get_or_insert_default();
+    if host.restart_policy.name.is_empty() {
+        host.restart_policy.name = "no".into();
+    }
+    if matches!(host.network_mode.as_str(), "" | "default") {
+        host.network_mode = "bridge".into();
+    }
+    if host.ipc_mode.is_empty() {
+        host.ipc_mode = "private".into();
+    }
+    if host.cgroupns_mode.is_empty() {
+        host.cgroupns_mode = "private".into();
+    }
+    if host.runtime.is_empty() {
+        host.runtime = "runc".into();
+    }
+    host.port_bindings.get_or_insert_default();
+    let unconfined =
+        host.security_opt.iter().flatten().any(|option| option == "systempaths=unconfined");
+    if host.privileged || unconfined {
+        host.masked_paths = Some(Vec::new());
+        host.readonly_paths = Some(Vec::new());
+    } else {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        host.masked_paths.get_or_insert_with(|| texts(MASKED));
+        host.readonly_paths.get_or_insert_with(|| texts(READONLY));
+    }
+    if settings.init && host.init.is_none() {
+        host.init = Some(true);
+    }
+}
+
+const MASKED: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Checks all that can be wrong without looking at the host.
+pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) -> Result<()> {
+    let invalid = |text: &str| Err(Error::invalid(text));
+    config.user.parse::<UserSpec>().map_err(|error| Error::invalid(error.to_string()))?;
+    if !config.stop_signal.is_empty() {
+        config.stop_signal.parse::<Signal>().map_err(|error| Error::invalid(error.to_string()))?;
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    for entry in config.env.iter().flatten() {
+        if entry.starts_with('=') || entry.contains('\0') {
+            return Err(Error::invalid(format!("invalid environment variable: {entry}")));
+        }
+    }
+    hostname(&config.hostname)?;
+    if host.memory != 0 && host.memory < MIN_MEMORY {
+        return invalid("Minimum memory limit allowed is 6MB");
+    }
+    if host.nano_cpus != 0 && (host.cpu_period != 0 || host.cpu_quota != 0) {
+        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set.");
+    }
+    if host.nano_cpus < 0 || host.nano_cpus > cpus as i64 * 1_000_000_000 {
+        return Err(Error::invalid(format!(
+            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )));
+    }
+    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
+        return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
+        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+    }
+    if host.oom_score_adj < -1000 || host.oom_score_adj > 1000 {
+        return Err(Error::invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        )));
+    }
+    if host.shm_size < 0 {
+        return invalid("SHM size can not be less than 0");
+    }
+    for port in config.exposed_ports.keys() {
+        port_spec(port)?;
+    }
+    for (port, bindings) in host.port_bindings.iter().flatten() {
+        port_spec(port)?;
+        for binding in bindings.iter().flatten() {
+            host_ports(&binding.host_port)?;
+            if !binding.host_ip.is_empty() && binding.host_ip.parse::<std::net::IpAddr>().is_err() {
+                return Err(Error::invalid(format!("invalid IP address: {}", binding.host_ip)));
+            }
+        }
+    }
+    log_options(host)?;
+    for ulimit in host.ulimits.iter().flatten() {
+        crate::plan::rlimit(ulimit)?;
+    }
+    Ok(())
+}
+
+fn hostname(text: &str) -> Result<()> {
+    let good = text.len() <= 64
+        && !text.starts_with('-')
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_'));
+    if good { Ok(()) } else { Err(Error::invalid(format!("invalid hostname: {text:?}"))) }
+}
+
+pub(crate) fn port_spec(text: &str) -> Result<PortSpec> {
+    text.parse().map_err(|error: hoy_types::PortError| Error::invalid(error.to_string()))
+}
+
+/// `8080`, `8000-9000`, or nothing for any.
+pub(crate) fn host_ports(text: &str) -> Result<Option<(u16, u16)>> {
+    if text.is_empty() || text == "0" {
+        return Ok(None);
+    }
+    let bad = || Error::invalid(format!("invalid port specification: {text:?}"));
+    let number = |part: &str| part.parse::<u16>().map_err(|_| bad());
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last || first == 0 { Err(bad()) } else { Ok(Some((first, last))) }
+}
+
+/// The budget of the log: 20 MiB in 5 files unless said otherwise.
+pub(crate) fn log_budget(host: &HostConfig) -> Result<(Option<u64>, u32)> {
+    let option = |name: &str| host.log_config.config.as_ref().and_then(|all| all.get(name));
+    let size = match option("max-size").map(String::as_str) {
+        None => Some(20 << 20),
+        Some("-1") => None,
+        Some(text) => match hoy_types::parse_bytes(text) {
+            Ok(bytes) if bytes > 0 => Some(bytes as u64),
+            _ => return Err(Error::invalid(format!("invalid value for max-size: {text:?}"))),
+        },
+    };
+    let files = match option("max-file") {
+        None => 5,
+        Some(text) => match text.parse::<u32>() {
+            Ok(files) if files >= 1 => files,
+            _ => return Err(Error::invalid("max-file cannot be less than 1")),
+        },
+    };
+    Ok((size, files))
+}
+
+fn log_options(host: &HostConfig) -> Result<()> {
+    let driver = host.log_config.kind.as_str();
+    for name in host.log_config.config.iter().flatten().map(|(name, _)| name.as_str()) {
+        match (driver, name) {
+            ("json-file" | "", "max-size" | "max-file") => {}
+            ("json-file" | "", "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag"
+                | "mode" | "max-buffer-size") => {
+                return Err(Error::unavailable(format!("--log-opt {name}")));
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{name}' for {} log driver",
+                    if driver.is_empty() { "json-file" } else { driver }
+                )));
+            }
+        }
+    }
+    log_budget(host).map(drop)
+}
+
+/// `-v`, `--mount` and `--tmpfs`, in this order; one target may be used once.
+pub(crate) fn mounts(host: &HostConfig) -> Result<Vec<BindMount>> {
+    let mut out = Vec::new();
+    for bind in host.binds.iter().flatten() {
+        out.push(parse_bind(bind)?);
+    }
+    for mount in &host.mounts {
+        out.push(typed_mount(mount)?);
+    }
+    for (target, options) in &host.tmpfs {
+        out.push(parse_tmpfs(target, options)?);
+    }
+    for (index, mount) in out.iter().enumerate() {
+        check_target(&mount.target)?;
+        if out[..index].iter().any(|earlier| earlier.target == mount.target) {
+            return Err(Error::invalid(format!("Duplicate mount point: {}", mount.target)));
+        }
+    }
+    Ok(out)
+}
+
+fn check_target(target: &str) -> Result<()> {
+    if !target.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "invalid mount config: invalid mount path: '{target}' mount path must be absolute"
+        )));
+    }
+    if target.split('/').all(|part| matches!(part, "" | "." )) {
+        return Err(Error::invalid("invalid mount config: destination can't be '/'"));
+    }
+    if target.split('/').any(|part| part == "..") || target.contains('\0') {
+        return Err(Error::invalid(format!("invalid mount config: invalid mount path: '{target}'")));
+    }
+    Ok(())
+}
+
+fn clean(target: &str) -> String {
+    let parts: Vec<&str> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let slash = if target.starts_with('/') { "/" } else { "" };
+    format!("{slash}{}", parts.join("/"))
+}
+
+fn parse_bind(text: &str) -> Result<BindMount> {
+    let invalid = || Error::invalid(format!("invalid volume specification: '{text}'"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, mode) = match parts.as_slice() {
+        [source, target] => (*source, *target, ""),
+        [source, target, mode] => (*source, *target, *mode),
+        [_] => return Err(Error::unavailable(format!("the anonymous volume {text}"))),
+        _ => return Err(invalid()),
+    };
+    if source.is_empty() || target.is_empty() {
+        return Err(invalid());
+    }
+    if !source.starts_with('/') {
+        return Err(Error::unavailable(format!("the named volume {source}")));
+    }
+    let mut readonly = false;
+    let mut recursive = true;
+    let mut propagation = "rprivate".to_owned();
+    for word in mode.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "ro" => readonly = true,
+            // Labels for SELinux, which no host of hoy enforces yet: as Docker there.
+            "rw" | "z" | "Z" => {}
+            "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
+                propagation = word.to_owned();
+            }
+            "bind-nonrecursive" => recursive = false,
+            "cached" | "delegated" | "consistent" => {}
+            "nocopy" => return Err(Error::unavailable("nocopy")),
+            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
+        }
+    }
+    Ok(BindMount {
+        target: clean(target),
+        kind: BindKind::Bind { source: clean(source), recursive },
+        readonly,
+        mode: mode.to_owned(),
+        propagation,
+    })
+}
+
+fn typed_mount(mount: &hoy_wire::Mount) -> Result<BindMount> {
+    match mount.kind.as_str() {
+        "bind" => {
+            if !mount.source.starts_with('/') {
+                return Err(Error::invalid(format!(
+                    "invalid mount config for type \"bind\": invalid mount path: '{}' mount path \
+                     must be absolute",
+                    mount.source
+                )));
+            }
+            let options = mount.bind_options.clone().unwrap_or_default();
+            let propagation = match options.propagation.as_str() {
+                "" => "rprivate".to_owned(),
+                known @ ("private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared") => {
+                    known.to_owned()
+                }
+                other => return Err(Error::invalid(format!("invalid propagation mode: {other}"))),
+            };
+            if options.read_only_non_recursive || options.read_only_force_recursive {
+                return Err(Error::unavailable("bind-recursive=writable and readonly"));
+            }
+            Ok(BindMount {
+                target: clean(&mount.target),
+                kind: BindKind::Bind {
+                    source: clean(&mount.source),
+                    recursive: !options.non_recursive,
+                },
+                readonly: mount.read_only,
+                mode: String::new(),
+                propagation,
+            })
+        }
+        "tmpfs" => {
+            let options = mount.tmpfs_options.clone().unwrap_or_default();
+            if !options.options.is_empty() {
+                return Err(Error::unavailable("tmpfs-options"));
+            }
+            Ok(BindMount {
+                target: clean(&mount.target),
+                kind: BindKind::Tmpfs {
+                    size: (options.size_bytes > 0).then_some(options.size_bytes as u64),
+                    mode: (options.mode != 0).then_some(options.mode & 0o7777),
+                    exec: false,
+                    suid: false,
+                    dev: false,
+                },
+                readonly: mount.read_only,
+                mode: String::new(),
+                propagation: String::new(),
+            })
+        }
+        "volume" | "image" | "npipe" | "cluster" => {
+            Err(Error::unavailable(format!("a mount of type {}", mount.kind)))
+        }
+        other => Err(Error::invalid(format!(
+            "invalid mount config for type \"{other}\": mount type unknown: \"{other}\""
+        ))),
+    }
+}
+
+fn parse_tmpfs(target: &str, options: &str) -> Result<BindMount> {
+    let (mut size, mut mode, mut readonly) = (None, None, false);
+    let (mut exec, mut suid, mut dev) = (false, false, false);
+    for word in options.split(',').filter(|word| !word.is_empty()) {
+        let bad = || Error::invalid(format!("invalid tmpfs option [{word:?}]"));
+        match word.split_once('=') {
+            Some(("size", text)) => {
+                let bytes = hoy_types::parse_bytes(text).map_err(|_| bad())?;
+                size = Some(u64::try_from(bytes).map_err(|_| bad())?);
+            }
+            Some(("mode", text)) => mode = Some(u32::from_str_radix(text, 8).map_err(|_| bad())?),
+            Some(_) => return Err(bad()),
+            None => match word {
+                "ro" => readonly = true,
+                "rw" => readonly = false,
+                "exec" => exec = true,
+                "noexec" => exec = false,
+                "suid" => suid = true,
+                "nosuid" => suid = false,
+                "dev" => dev = true,
+                "nodev" => dev = false,
+                _ => return Err(bad()),
+            },
+        }
+    }
+    Ok(BindMount {
+        target: clean(target),
+        kind: BindKind::Tmpfs { size, mode, exec, suid, dev },
+        readonly,
+        mode: options.to_owned(),
+        propagation: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn merged(entrypoint: Option<&[&str]>, cmd: &[&str]) -> Result<Vec<String>> {
+        let image = ImageConfig {
+            entrypoint: strings(&["/entry"]),
+            cmd: strings(&["default"]),
+            ..ImageConfig::default()
+        };
+        let mut config = ContainerConfig {
+            entrypoint: entrypoint.map(strings),
+            cmd: Some(strings(cmd)),
+            ..ContainerConfig::default()
+        };
+        merge_config(&mut config, &image);
+        command(&config)
+    }
+
+    #[test]
+    fn entrypoint_rules() {
+        assert_eq!(merged(None, &[]).unwrap(), ["/entry", "default"]);
+        assert_eq!(merged(None, &["x"]).unwrap(), ["/entry", "x"]);
+        assert_eq!(merged(Some(&["/other"]), &[]).unwrap(), ["/other"]);
+        assert_eq!(merged(Some(&[""]), &["x"]).unwrap(), ["x"]);
+        assert_eq!(merged(Some(&[""]), &[]).unwrap_err().to_string(), "no command specified");
+    }
+
+    #[test]
+    fn environment_rules() {
+        let image = strings(&["A=1", "B=2", "PATH=/x"]);
+        let env = merge_env(&image, &strings(&["B=3", "A", "C=4", "D"]));
+        assert_eq!(env, ["B=3", "PATH=/x", "C=4"]);
+        assert_eq!(merge_env(&[], &[]), [PATH]);
+    }
+
+    #[test]
+    fn binds() {
+        let bind = parse_bind("/a/../b:/c//d/:ro").unwrap();
+        assert_eq!((bind.target.as_str(), bind.readonly), ("/c/d", true));
+        for bad in ["/a", "a:/b", ":/b", "/a:", "/a:/b:xx", "/a:/b:ro:x"] {
+            assert!(parse_bind(bad).is_err(), "{bad}");
+        }
+        let host = |binds: &[&str]| HostConfig { binds: Some(strings(binds)), ..Default::default() };
+        for bad in [&["/a:/"][..], &["/a:b"], &["/a:/x", "/b:/x/"], &["/a:/x/../y"]] {
+            assert!(mounts(&host(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let config = ContainerConfig::default();
+        let memory = |memory| HostConfig { memory, ..HostConfig::default() };
+        assert!(check(&config, &memory(1 << 20), 2).is_err());
+        assert!(check(&config, &memory(6 << 20), 2).is_ok());
+        let cpus = HostConfig { nano_cpus: 3_000_000_000, ..HostConfig::default() };
+        assert_eq!(
+            check(&config, &cpus, 2).unwrap_err().to_string(),
+            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
+        );
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(host_ports("8000-8010").unwrap(), Some((8000, 8010)));
+        assert_eq!(host_ports("").unwrap(), None);
+        for bad in ["x", "70000", "2-1", "-", "0-1"] {
+            assert!(host_ports(bad).is_err(), "{bad}");
+        }
+    }
+}
