@@ -1,6 +1,22 @@
 //! Ground: cgroup v1 and v2 behind one typed API.
+//!
+//! Which hierarchy serves which controller is read from mountinfo, per controller: a machine may
+//! have both. On v1 a process joins by writing `0` into each `tasks` file itself: writing another
+//! process's id takes a lock that waits for RCU (10 ms). On v2 it is born in its cgroup.
 
+mod devices;
+mod hierarchy;
+mod v2devices;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+pub use hierarchy::{Hierarchies, Hierarchy};
 
 /// Where a container's cgroup lies and what it may use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,7 +35,7 @@ pub struct CgroupPlan {
 pub struct Limits {
     /// Bytes.
     pub memory: Option<u64>,
-    /// Thousandths of a CPU per period of 100 ms: `--cpus 0.5` is quota 50,000 µs of 100,000 µs.
+    /// Microseconds of CPU time in each period.
     pub cpu_quota_us: Option<u64>,
     pub cpu_period_us: Option<u64>,
     pub pids: Option<u64>,
@@ -35,4 +51,267 @@ pub struct DeviceRule {
     pub minor: Option<u32>,
     /// Of `rwm`.
     pub access: String,
+}
+
+/// What went wrong with which cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("{operation} cgroup {path}: {source}")]
+    Io { operation: &'static str, path: String, source: io::Error },
+    #[error("no cgroup hierarchy offers {0}, which a limit needs")]
+    Missing(&'static str),
+    #[error("invalid cgroup name {0:?}")]
+    Name(String),
+    #[error("cgroup {0} is still populated")]
+    Busy(String),
+}
+
+/// A container's cgroup in all hierarchies.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: String,
+    members: Vec<Member>,
+}
+
+/// Its directory in one of them.
+#[derive(Debug)]
+struct Member {
+    hierarchy: Hierarchy,
+    directory: OwnedFd,
+}
+
+impl Cgroup {
+    /// Makes the directories and sets the limits. On failure nothing of it remains.
+    pub fn create(plan: &CgroupPlan) -> Result<Self, CgroupError> {
+        let hierarchies = Hierarchies::of_this_machine()?;
+        let path = path_of(plan)?;
+        let mut cgroup = Self { path: path.clone(), members: Vec::new() };
+        for hierarchy in hierarchies.used() {
+            match hierarchy.make(&path) {
+                Ok(directory) => {
+                    cgroup.members.push(Member { hierarchy: hierarchy.clone(), directory });
+                }
+                Err(error) => {
+                    cgroup.remove();
+                    return Err(error);
+                }
+            }
+        }
+        if let Err(error) = cgroup.limit(plan) {
+            cgroup.remove();
+            return Err(error);
+        }
+        Ok(cgroup)
+    }
+
+    /// Finds a cgroup that exists already, in whatever hierarchies it is left.
+    pub fn open(plan: &CgroupPlan) -> Result<Option<Self>, CgroupError> {
+        let path = path_of(plan)?;
+        let mut members = Vec::new();
+        for hierarchy in Hierarchies::of_this_machine()?.used() {
+            if let Some(directory) = hierarchy.open(&path)? {
+                members.push(Member { hierarchy: hierarchy.clone(), directory });
+            }
+        }
+        Ok((!members.is_empty()).then_some(Self { path, members }))
+    }
+
+    fn limit(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
+        let limits = &plan.limits;
+        if let Some(bytes) = limits.memory {
+            let member = self.with("memory")?;
+            if member.hierarchy.unified {
+                self.write(member, "memory.max", &bytes.to_string())?;
+            } else {
+                self.write(member, "memory.limit_in_bytes", &bytes.to_string())?;
+                // Swap counts too, where the kernel counts it: twice the memory, as Docker.
+                let twice = bytes.saturating_mul(2).to_string();
+                match self.write(member, "memory.memsw.limit_in_bytes", &twice) {
+                    Err(CgroupError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+        }
+        if let Some(quota) = limits.cpu_quota_us {
+            let member = self.with("cpu")?;
+            let period = limits.cpu_period_us.unwrap_or(100_000);
+            if member.hierarchy.unified {
+                self.write(member, "cpu.max", &format!("{quota} {period}"))?;
+            } else {
+                self.write(member, "cpu.cfs_period_us", &period.to_string())?;
+                self.write(member, "cpu.cfs_quota_us", &quota.to_string())?;
+            }
+        }
+        if let Some(pids) = limits.pids {
+            let member = self.with("pids")?;
+            self.write(member, "pids.max", &pids.to_string())?;
+        }
+        if let Some(rules) = &plan.devices {
+            devices::allow_only(self, rules)?;
+        }
+        Ok(())
+    }
+
+    fn with(&self, controller: &'static str) -> Result<&Member, CgroupError> {
+        self.find(controller).ok_or(CgroupError::Missing(controller))
+    }
+
+    fn find(&self, controller: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.hierarchy.has(controller))
+    }
+
+    fn write(&self, member: &Member, file: &str, value: &str) -> Result<(), CgroupError> {
+        write_file(member.directory.as_fd(), file, value)
+            .map_err(|source| self.failed("write", &format!("{} {file}", self.path), source))
+    }
+
+    fn failed(&self, operation: &'static str, path: &str, source: io::Error) -> CgroupError {
+        CgroupError::Io { operation, path: path.to_owned(), source }
+    }
+
+    /// The directory to be born in (CLONE_INTO_CGROUP), where v2 counts.
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
+        let unified = self.members.iter().find(|member| member.hierarchy.unified);
+        unified.map(|member| member.directory.as_fd())
+    }
+
+    /// Opens what a process must write `0` to in order to join the v1 hierarchies.
+    pub fn task_files(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let v1 = self.members.iter().filter(|member| !member.hierarchy.unified);
+        v1.map(|member| {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&member.directory, "tasks", flags, Mode::empty())
+                .map_err(|errno| self.failed("open tasks of", &self.path, errno.into()))
+        })
+        .collect()
+    }
+
+    /// For a mount of the container's own view: each v1 hierarchy's name and directory.
+    pub fn views(&self) -> impl Iterator<Item = (&str, bool, BorrowedFd<'_>)> {
+        self.members.iter().map(|member| {
+            (member.hierarchy.name.as_str(), member.hierarchy.unified, member.directory.as_fd())
+        })
+    }
+
+    /// Every process in it.
+    pub fn processes(&self) -> Vec<i32> {
+        let Some(member) = self.members.first() else { return Vec::new() };
+        let text = read_file(member.directory.as_fd(), "cgroup.procs").unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// SIGKILL to every process in it, until none is left or the deadline is reached.
+    pub fn kill(&self, deadline: Duration) -> Result<(), CgroupError> {
+        let started = Instant::now();
+        loop {
+            let unified = self.members.iter().find(|member| member.hierarchy.unified);
+            let at_once = unified.is_some_and(|member| {
+                write_file(member.directory.as_fd(), "cgroup.kill", "1").is_ok()
+            });
+            let processes = self.processes();
+            if processes.is_empty() {
+                return Ok(());
+            }
+            if !at_once {
+                for pid in processes {
+                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                        // One that has just gone is what is wanted.
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
+                }
+            }
+            if started.elapsed() >= deadline {
+                return Err(CgroupError::Busy(self.path.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Stops every process in it, or lets them go on.
+    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        let v1 = self.members.iter().find(|m| !m.hierarchy.unified && m.hierarchy.has("freezer"));
+        if let Some(member) = v1 {
+            return self.freeze_v1(member, frozen);
+        }
+        let unified = self.members.iter().find(|member| member.hierarchy.unified);
+        let member = unified.ok_or(CgroupError::Missing("freezer"))?;
+        self.write(member, "cgroup.freeze", if frozen { "1" } else { "0" })?;
+        let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+        self.await_text(member, "cgroup.events", wanted)
+    }
+
+    fn freeze_v1(&self, member: &Member, frozen: bool) -> Result<(), CgroupError> {
+        let state = if frozen { "FROZEN" } else { "THAWED" };
+        self.write(member, "freezer.state", state)?;
+        self.await_text(member, "freezer.state", state)
+    }
+
+    fn await_text(&self, member: &Member, file: &str, wanted: &str) -> Result<(), CgroupError> {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(2) {
+            let text = read_file(member.directory.as_fd(), file)
+                .map_err(|source| self.failed("read", &self.path, source))?;
+            if text.contains(wanted) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(CgroupError::Busy(self.path.clone()))
+    }
+
+    /// How many processes of it the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let Some(member) = self.find("memory") else { return 0 };
+        let file = if member.hierarchy.unified { "memory.events" } else { "memory.oom_control" };
+        let text = read_file(member.directory.as_fd(), file).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Removes the directories; one that is still busy is tried again for a short while.
+    pub fn remove(self) {
+        for member in &self.members {
+            member.hierarchy.remove(&self.path);
+        }
+    }
+}
+
+fn path_of(plan: &CgroupPlan) -> Result<String, CgroupError> {
+    let path = format!("{}/{}", plan.parent.trim_matches('/'), plan.name);
+    let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
+    if path.trim_start_matches('/').split('/').any(bad) {
+        return Err(CgroupError::Name(path));
+    }
+    Ok(path.trim_start_matches('/').to_owned())
+}
+
+pub(crate) fn write_file(directory: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
+    let fd = rustix::fs::openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    loop {
+        match rustix::io::write(&fd, value.as_bytes()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+pub(crate) fn read_file(directory: BorrowedFd<'_>, file: &str) -> io::Result<String> {
+    let fd = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut std::fs::File::from(fd), &mut text)?;
+    Ok(text)
+}
+
+pub(crate) fn remove_directory(parent: BorrowedFd<'_>, path: &str) {
+    let started = Instant::now();
+    loop {
+        match rustix::fs::unlinkat(parent, path, AtFlags::REMOVEDIR) {
+            Err(Errno::BUSY) if started.elapsed() < Duration::from_secs(1) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            _ => return,
+        }
+    }
 }

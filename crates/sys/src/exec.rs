@@ -1,0 +1,26 @@
+//! Becoming another program.
+
+use std::ffi::{CStr, CString};
+use std::io;
+
+/// A list of C strings with the terminating null, as execve wants it.
+pub struct CStringArray {
+    // Owns what `pointers` points at.
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl CStringArray {
+    pub fn new(strings: Vec<CString>) -> Self {
+        let mut pointers: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        Self { _strings: strings, pointers }
+    }
+}
+
+/// Replaces this program. Returns only with what went wrong.
+pub fn execve(path: &CStr, args: &CStringArray, env: &CStringArray) -> io::Error {
+    // SAFETY: path and arrays are NUL-terminated and alive; on success nothing of ours remains.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}

@@ -1,0 +1,203 @@
+//! Making processes and ending them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::process::Pid;
+
+use crate::check;
+
+/// Namespaces for a new process, and where it begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneArgs<'a> {
+    /// `CLONE_NEW*` of <linux/sched.h>.
+    pub namespaces: u64,
+    /// A cgroup v2 directory to begin in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
+pub const NEWUTS: u64 = libc::CLONE_NEWUTS as u64;
+pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
+pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
+pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
+pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+
+const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args`, version 2.
+#[repr(C)]
+#[derive(Default)]
+struct RawCloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Runs `child` in a new process with memory of its own; what it returns is its exit status.
+///
+/// Only from a process with a single thread: the copy would otherwise inherit locks that nobody
+/// is left to release. Anything else is refused with EDEADLK.
+pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    if threads()? != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut raw = RawCloneArgs {
+        flags: args.namespaces | CLONE_PIDFD,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..RawCloneArgs::default()
+    };
+    if let Some(cgroup) = args.cgroup {
+        raw.flags |= CLONE_INTO_CGROUP;
+        raw.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `raw` is a valid clone_args of the given size, and `pidfd` outlives the call. No
+    // CLONE_VM: the child has a copy of this memory and of the only thread's stack, so it runs as
+    // after fork.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<RawCloneArgs>()) };
+    match check(result)? {
+        0 => {
+            let status =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(255);
+            exit_now(status)
+        }
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            Ok((pid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?, pidfd))
+        }
+    }
+}
+
+fn threads() -> io::Result<u64> {
+    // A directory has two links and one for each directory in it.
+    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+}
+
+/// Ends this process without running anything that was registered for its end.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit has no precondition.
+    unsafe { libc::_exit(status) }
+}
+
+/// Leaves namespaces behind for new ones. Of the calling thread only.
+pub fn unshare(namespaces: u64) -> io::Result<()> {
+    // Sharing less memory or fewer descriptors is not asked for here: only namespaces.
+    let all = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET | NEWCGROUP;
+    // SAFETY: unshare(2) with namespace flags changes nothing that Rust relies on.
+    check(unsafe { libc::unshare((namespaces & all) as libc::c_int) }.into()).map(drop)
+}
+
+/// Enters namespaces: by a namespace's descriptor, or several by a pidfd.
+pub fn setns(target: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
+    // SAFETY: setns(2) takes any descriptor and checks it.
+    check(unsafe { libc::setns(target.as_raw_fd(), namespaces as libc::c_int) }.into()).map(drop)
+}
+
+/// Sends any signal, real-time ones too.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointers but a null one, which means "as kill(2)".
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Sets every signal back to its default action and unblocks all: what a fresh program expects.
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is always a valid action; numbers that the C library keeps for itself
+        // are refused by it.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an all-zero sigset_t is valid, sigemptyset makes it empty.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Ignores a signal. For SIGTERM and the like in a supervisor that must outlive them.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN is always a valid action.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Gives a signal its default action, as SIGPIPE in a command line.
+pub fn default_signal(signal: i32) {
+    // SAFETY: SIG_DFL is always a valid action.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// A descriptor on which the given signals, blocked from now on, can be read.
+pub fn signal_fd(signals: &[i32]) -> io::Result<File> {
+    // SAFETY: the set is initialised by sigemptyset before use, and the pointers outlive the calls.
+    let fd = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()).into())?;
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    check(fd.into())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Begins a session keyring of this process's own.
+pub fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name means an anonymous keyring.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) })
+        .map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only flags of descriptors are changed.
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    })
+    .map(drop)
+}
+
+/// A resource limit by the kernel's number; u64::MAX is unlimited.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the new limit outlives the call, the old one is not asked for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    };
+    check(result).map(drop)
+}
