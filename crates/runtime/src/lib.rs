@@ -1,5 +1,19 @@
 //! Room: the container plan (pure data) and its execution on the kernel.
+//!
+//! Used inside the shim. It executes no other program, mounts nothing into the host's tree, and
+//! never trusts a path below a container's root.
 
+pub mod caps;
+mod child;
+mod error;
 pub mod plan;
+mod prepare;
+mod running;
+pub mod seccomp;
+mod tree;
+mod users;
 
+pub use error::{FailureReason, StartError};
 pub use plan::*;
+pub use prepare::{GivenFds, Prepared, prepare};
+pub use running::{Running, Started, Stdio, resize};

@@ -1,0 +1,454 @@
+//! What a new process does between its birth and its program.
+//!
+//! Everything that fails is told to the parent in words; the process then ends.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use hoy_rootfd::RootFd;
+use hoy_sys::exec::{CStringArray, execve};
+use hoy_sys::{process, seccomp};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::{FailureReason, StartError, text};
+use crate::plan::{NamespaceMode, ProcessPlan};
+use crate::prepare::Prepared;
+use crate::running::Stdio;
+use crate::tree;
+use crate::users::Credentials;
+
+/// What the child tells its parent: a descriptor of its terminal, or why it failed. Silence and a
+/// closed channel mean that the program runs.
+pub(crate) const CONSOLE: u8 = 1;
+pub(crate) const FAILED: u8 = 2;
+
+/// Becomes the container's first process. Returns only when it could not.
+pub(crate) fn first(
+    prepared: &Prepared,
+    stdio: &Stdio,
+    tasks: &[OwnedFd],
+    channel: &OwnedFd,
+) -> i32 {
+    match enter(prepared, stdio, tasks, channel) {
+        Ok(never) => match never {},
+        Err(error) => report(channel, &error),
+    }
+}
+
+pub(crate) fn report(channel: &OwnedFd, error: &StartError) -> i32 {
+    let reason = match error.reason {
+        FailureReason::NotFound => 0,
+        FailureReason::NotExecutable => 1,
+        FailureReason::Invalid => 2,
+        FailureReason::State => 3,
+        FailureReason::System => 4,
+    };
+    let mut message = vec![FAILED, reason];
+    message.extend(error.message.bytes().take(4000));
+    // If the parent is gone there is nobody to tell.
+    let _ = hoy_sys::socket::send(channel.as_fd(), &message, &[]);
+    255
+}
+
+/// The inverse of `report`.
+pub(crate) fn parse_report(message: &[u8]) -> StartError {
+    let reason = match message.first() {
+        Some(0) => FailureReason::NotFound,
+        Some(1) => FailureReason::NotExecutable,
+        Some(2) => FailureReason::Invalid,
+        Some(3) => FailureReason::State,
+        _ => FailureReason::System,
+    };
+    let text = String::from_utf8_lossy(message.get(1..).unwrap_or_default());
+    StartError::new(reason, text.into_owned())
+}
+
+enum Never {}
+
+pub(crate) fn join_cgroups(tasks: &[OwnedFd]) -> Result<(), StartError> {
+    for file in tasks {
+        // By the process itself: see the crate `hoy-cgroup`.
+        rustix::io::write(file, b"0")
+            .map_err(|errno| StartError::system("join a cgroup", errno))?;
+    }
+    Ok(())
+}
+
+fn enter(
+    prepared: &Prepared,
+    stdio: &Stdio,
+    tasks: &[OwnedFd],
+    channel: &OwnedFd,
+) -> Result<Never, StartError> {
+    let failed = |doing: &'static str| move |error: io::Error| StartError::system(doing, error);
+    let plan = &prepared.plan;
+    process::reset_signals();
+    join_cgroups(tasks)?;
+    if plan.namespaces.cgroup == NamespaceMode::New {
+        process::unshare(process::NEWCGROUP).map_err(failed("make a cgroup namespace"))?;
+    }
+    if let Some(netns) = &prepared.netns {
+        process::setns(netns.as_fd(), process::NEWNET).map_err(failed("enter the network"))?;
+    }
+    rustix::process::umask(Mode::empty());
+    root_mount(prepared)?;
+    let tree = tree::build(prepared)?;
+    if plan.namespaces.uts == NamespaceMode::New {
+        rustix::system::sethostname(plan.hostname.as_bytes())
+            .map_err(|errno| StartError::system("set the host name", errno))?;
+        if !plan.domainname.is_empty() {
+            rustix::system::setdomainname(plan.domainname.as_bytes())
+                .map_err(|errno| StartError::system("set the domain name", errno))?;
+        }
+    }
+    let terminal = if plan.process.tty { Some(tree::terminal(&tree, true)?) } else { None };
+    if let Some(adjustment) = plan.process.oom_score_adj {
+        // A host that does not let its root lower it runs the container all the same.
+        let _ = write_own(&tree.proc, "oom_score_adj", &adjustment.to_string());
+    }
+    switch_root(prepared)?;
+    let _ = process::new_session_keyring();
+    let slave = match terminal {
+        Some((master, slave)) => {
+            hoy_sys::socket::send(channel.as_fd(), &[CONSOLE], &[master.as_fd()])
+                .map_err(failed("hand the terminal over"))?;
+            Some(slave)
+        }
+        None => None,
+    };
+    let mut process_plan = plan.process.clone();
+    if prepared.init.is_some() {
+        process_plan.args.splice(0..0, ["/sbin/docker-init".to_owned(), "--".to_owned()]);
+    }
+    program(&process_plan, &prepared.credentials, stdio, slave, "container init")
+}
+
+fn write_own(proc: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
+    tree::write_proc(proc, &format!("{}/{file}", std::process::id()), value)
+}
+
+/// Attaches the overlay somewhere in our copy of the host's tree, ready to become the root.
+fn root_mount(prepared: &Prepared) -> Result<(), StartError> {
+    let failed = |errno: Errno| StartError::system("attach the root file system", errno);
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(failed)?;
+    let place = prepared.plan.root.upper.parent();
+    let place = place.ok_or_else(|| StartError::invalid("the upper directory has no parent"))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(prepared.root.as_fd(), "", rustix::fs::CWD, place, flags).map_err(failed)
+}
+
+/// Makes the overlay `/` and lets go of the host's tree.
+fn switch_root(prepared: &Prepared) -> Result<(), StartError> {
+    let failed = |errno: Errno| StartError::system("switch to the root file system", errno);
+    rustix::process::fchdir(prepared.root.as_fd()).map_err(failed)?;
+    rustix::process::pivot_root(".", ".").map_err(failed)?;
+    unmount(".", UnmountFlags::DETACH).map_err(failed)?;
+    rustix::process::chdir("/").map_err(failed)?;
+    if prepared.plan.root.readonly {
+        hoy_sys::mount::set_attributes(prepared.root.as_fd(), hoy_sys::mount::RDONLY, 0, false)
+            .map_err(|error| StartError::system("make the root read-only", error))?;
+    }
+    Ok(())
+}
+
+/// From a process inside the container's namespaces to its program.
+fn program(
+    plan: &ProcessPlan,
+    credentials: &Credentials,
+    stdio: &Stdio,
+    terminal: Option<OwnedFd>,
+    what: &str,
+) -> Result<Never, StartError> {
+    let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::setsid().map_err(failed("begin a session"))?;
+    streams(stdio, terminal, credentials.uid)?;
+    working_directory(&plan.cwd)?;
+    for limit in &plan.rlimits {
+        match process::set_rlimit(limit.resource, limit.soft, limit.hard) {
+            Ok(()) => {}
+            // A host whose root may not raise limits: as much as it has.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(StartError::system("set a resource limit", error)),
+        }
+    }
+    let environment = environment(plan, &credentials.home)?;
+    let arguments = strings(&plan.args)?;
+    let candidates = candidates(plan)?;
+    if !plan.no_new_privileges {
+        load_filter(plan)?;
+    }
+    identity(plan, credentials)?;
+    if plan.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
+        load_filter(plan)?;
+    }
+    process::close_on_exec_from(3)
+        .map_err(|error| StartError::system("close descriptors", error))?;
+    Err(execute(&candidates, &arguments, &environment, plan, what))
+}
+
+fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), StartError> {
+    let failed = |errno: Errno| StartError::system("set up the standard streams", errno);
+    let all = |stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>| {
+        rustix::stdio::dup2_stdin(stdin)?;
+        rustix::stdio::dup2_stdout(stdout)?;
+        rustix::stdio::dup2_stderr(stderr)
+    };
+    match (terminal, stdio) {
+        (Some(slave), _) => {
+            rustix::process::ioctl_tiocsctty(&slave).map_err(failed)?;
+            if uid != 0 {
+                let owner = Some(rustix::fs::Uid::from_raw(uid));
+                rustix::fs::fchown(&slave, owner, None).map_err(failed)?;
+            }
+            all(slave.as_fd(), slave.as_fd(), slave.as_fd()).map_err(failed)
+        }
+        (None, Stdio::Pipes { stdin, stdout, stderr }) => {
+            if uid != 0 {
+                // /dev/stdout and the like can be opened again by whoever the program runs as.
+                let owner = Some(rustix::fs::Uid::from_raw(uid));
+                for stream in [stdin, stdout, stderr] {
+                    let pipe = rustix::fs::fstat(stream).is_ok_and(|stat| {
+                        rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                            == rustix::fs::FileType::Fifo
+                    });
+                    if pipe {
+                        rustix::fs::fchown(stream, owner, None).map_err(failed)?;
+                    }
+                }
+            }
+            all(stdin.as_fd(), stdout.as_fd(), stderr.as_fd()).map_err(failed)
+        }
+        (None, Stdio::Terminal) => Err(StartError::invalid("no terminal for the process")),
+    }
+}
+
+/// Enters the working directory, made if missing, and proves that it lies inside (R5).
+fn working_directory(path: &str) -> Result<(), StartError> {
+    let failed = |errno: Errno| StartError::system(&format!("chdir to cwd ({path:?})"), errno);
+    if !path.starts_with('/') {
+        return Err(StartError::invalid(format!("the working directory {path:?} is not absolute")));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).map_err(failed)?;
+    let directory = RootFd::new(root)
+        .make_directories(path, 0o755)
+        .map_err(|error| StartError::invalid(format!("chdir to cwd ({path:?}): {error}")))?;
+    rustix::process::fchdir(&directory).map_err(failed)?;
+    let current = rustix::process::getcwd(Vec::new()).map_err(failed)?;
+    if current.to_bytes().first() != Some(&b'/') {
+        return Err(StartError::invalid(format!(
+            "the working directory {path:?} lies outside of the container"
+        )));
+    }
+    Ok(())
+}
+
+fn c_string(text: &str) -> Result<CString, StartError> {
+    CString::new(text).map_err(|_| StartError::invalid(format!("a NUL byte in {text:?}")))
+}
+
+fn strings(list: &[String]) -> Result<CStringArray, StartError> {
+    let list = list.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(CStringArray::new(list))
+}
+
+fn environment(plan: &ProcessPlan, home: &str) -> Result<CStringArray, StartError> {
+    let mut all = plan.env.clone();
+    if !all.iter().any(|entry| entry.starts_with("HOME=")) {
+        all.push(format!("HOME={home}"));
+    }
+    strings(&all)
+}
+
+/// Where the command may lie: its own path, or each directory of PATH.
+fn candidates(plan: &ProcessPlan) -> Result<Vec<CString>, StartError> {
+    let command = plan.args.first().map(String::as_str).unwrap_or_default();
+    if command.contains('/') {
+        return Ok(vec![c_string(command)?]);
+    }
+    let path = plan.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+    let path = path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    path.split(':')
+        .filter(|directory| directory.starts_with('/') && !command.is_empty())
+        .map(|directory| c_string(&format!("{directory}/{command}")))
+        .collect()
+}
+
+fn load_filter(plan: &ProcessPlan) -> Result<(), StartError> {
+    if plan.seccomp.is_empty() {
+        return Ok(());
+    }
+    let program: Vec<seccomp::Instruction> = plan
+        .seccomp
+        .iter()
+        .map(|i| seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .collect();
+    seccomp::load(&program).map_err(|error| StartError::system("load the seccomp filter", error))
+}
+
+/// Groups, user and capabilities: the bounding set first, while it can still be lowered.
+fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartError> {
+    use rustix::thread::{
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    };
+    let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
+    let have = rustix::thread::capabilities(None).map_err(failed("read the capabilities"))?;
+    let granted = plan.capabilities & have.permitted.bits();
+    for number in 0..64 {
+        if granted >> number & 1 == 0 {
+            match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number))
+            {
+                Ok(()) => {}
+                // Beyond the kernel's last one.
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(failed("lower the bounding set")(errno)),
+            }
+        }
+    }
+    let groups: Vec<rustix::fs::Gid> =
+        credentials.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+    set_thread_groups(&groups).map_err(failed("set the groups"))?;
+    let gid = rustix::fs::Gid::from_raw(credentials.gid);
+    set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
+    let uid = rustix::fs::Uid::from_raw(credentials.uid);
+    set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))?;
+    // Somebody else than root has none left: leaving uid 0 cleared them.
+    let effective = if credentials.uid == 0 { granted } else { 0 };
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(effective),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).map_err(failed("set the capabilities"))?;
+    clear_ambient_capability_set().map_err(failed("clear the ambient set"))
+}
+
+/// Tries the candidates in turn; says what was wrong as Docker's runtime does.
+fn execute(
+    candidates: &[CString],
+    arguments: &CStringArray,
+    environment: &CStringArray,
+    plan: &ProcessPlan,
+    what: &str,
+) -> StartError {
+    let command = plan.args.first().map(String::as_str).unwrap_or_default();
+    let say = |reason, text: &str| {
+        let message = format!(
+            "unable to start container process: error during {what}: exec: {command:?}: {text}"
+        );
+        StartError::new(reason, message)
+    };
+    let mut denied = false;
+    for path in candidates {
+        let error = execve(path, arguments, environment);
+        match error.raw_os_error() {
+            Some(libc_enoent) if libc_enoent == Errno::NOENT.raw_os_error() => {
+                // The interpreter of a script or of a dynamic program can be what is missing.
+                if command.contains('/')
+                    && rustix::fs::statat(rustix::fs::CWD, path.as_c_str(), AtFlags::empty())
+                        .is_ok()
+                {
+                    return say(
+                        FailureReason::NotFound,
+                        &format!("{command}: no such file or directory"),
+                    );
+                }
+            }
+            Some(code) if code == Errno::NOTDIR.raw_os_error() => {}
+            Some(code) if code == Errno::ACCESS.raw_os_error() => {
+                let directory =
+                    rustix::fs::statat(rustix::fs::CWD, path.as_c_str(), AtFlags::empty())
+                        .is_ok_and(|stat| {
+                            rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                                == rustix::fs::FileType::Directory
+                        });
+                if command.contains('/') {
+                    let text = if directory { "is a directory" } else { "permission denied" };
+                    return say(FailureReason::NotExecutable, text);
+                }
+                denied |= !directory;
+            }
+            Some(code) if code == Errno::NOEXEC.raw_os_error() => {
+                return StartError::new(
+                    FailureReason::System,
+                    format!("exec {}: exec format error", path.to_string_lossy()),
+                );
+            }
+            _ => return say(FailureReason::System, &text(&error)),
+        }
+    }
+    if denied {
+        say(FailureReason::NotExecutable, "permission denied")
+    } else if command.contains('/') {
+        say(FailureReason::NotFound, &format!("stat {command}: no such file or directory"))
+    } else {
+        say(FailureReason::NotFound, "executable file not found in $PATH")
+    }
+}
+
+/// What a further process of a running container begins with.
+pub(crate) struct ExecChild<'a> {
+    pub plan: &'a ProcessPlan,
+    pub credentials: &'a Credentials,
+    pub stdio: &'a Stdio,
+    pub tasks: &'a [OwnedFd],
+    /// The container's first process: whose namespaces are entered.
+    pub container: BorrowedFd<'a>,
+}
+
+/// Becomes a further process of the container. Returns only when it could not.
+pub(crate) fn further(child: &ExecChild<'_>, channel: &OwnedFd) -> i32 {
+    match join(child, channel) {
+        Ok(never) => match never {},
+        Err(error) => report(channel, &error),
+    }
+}
+
+fn join(child: &ExecChild<'_>, channel: &OwnedFd) -> Result<Never, StartError> {
+    process::reset_signals();
+    join_cgroups(child.tasks)?;
+    let all =
+        process::NEWNS | process::NEWUTS | process::NEWIPC | process::NEWNET | process::NEWCGROUP;
+    process::setns(child.container, all)
+        .map_err(|error| StartError::system("enter the container's namespaces", error))?;
+    let slave = if child.plan.tty {
+        let (master, slave) = exec_terminal()?;
+        hoy_sys::socket::send(channel.as_fd(), &[CONSOLE], &[master.as_fd()])
+            .map_err(|error| StartError::system("hand the terminal over", error))?;
+        Some(slave)
+    } else {
+        None
+    };
+    let _ = process::new_session_keyring();
+    program(child.plan, child.credentials, child.stdio, slave, "container process")
+}
+
+/// A terminal from the devpts that lies at /dev/pts now: checked to be one.
+fn exec_terminal() -> Result<(OwnedFd, OwnedFd), StartError> {
+    const DEVPTS: i64 = 0x1cd1;
+    let failed = |errno: Errno| StartError::system("open a terminal", errno);
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let path = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let handle = rustix::fs::open("/dev/pts/ptmx", path, Mode::empty()).map_err(failed)?;
+    let magic = rustix::fs::fstatfs(&handle).map_err(failed)?.f_type as i64;
+    if magic != DEVPTS {
+        return Err(StartError::invalid("/dev/pts of the container is no devpts"));
+    }
+    let master = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty()).map_err(failed)?;
+    rustix::pty::unlockpt(&master).map_err(failed)?;
+    let peer = rustix::pty::OpenptFlags::RDWR
+        | rustix::pty::OpenptFlags::NOCTTY
+        | rustix::pty::OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).map_err(failed)?;
+    Ok((master, slave))
+}
