@@ -1,0 +1,189 @@
+//! One record as a line of JSON, and back. Pure.
+
+use hoy_types::Timestamp;
+
+/// Where a record came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Appends one record. `text` keeps its newline, if it has one.
+pub(crate) fn encode(out: &mut Vec<u8>, text: &[u8], stream: Stream, time: &str) {
+    out.extend_from_slice(b"{\"log\":\"");
+    escape(out, text);
+    out.extend_from_slice(b"\",\"stream\":\"");
+    out.extend_from_slice(stream.name().as_bytes());
+    out.extend_from_slice(b"\",\"time\":\"");
+    out.extend_from_slice(time.as_bytes());
+    out.extend_from_slice(b"\"}\n");
+}
+
+/// JSON text as Docker writes it: HTML characters and the two Unicode line ends escaped, what is
+/// not UTF-8 replaced.
+fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    let plain = |byte: u8| {
+        (0x20..0x80).contains(&byte) && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&')
+    };
+    let mut rest = text;
+    while !rest.is_empty() {
+        let run = rest.iter().position(|byte| !plain(*byte)).unwrap_or(rest.len());
+        out.extend_from_slice(&rest[..run]);
+        rest = &rest[run..];
+        let Some(byte) = rest.first() else { break };
+        if *byte < 0x80 {
+            rest = &rest[1..];
+            match byte {
+                b'"' => out.extend_from_slice(b"\\\""),
+                b'\\' => out.extend_from_slice(b"\\\\"),
+                b'\n' => out.extend_from_slice(b"\\n"),
+                b'\r' => out.extend_from_slice(b"\\r"),
+                b'\t' => out.extend_from_slice(b"\\t"),
+                other => {
+                    const HEX: &[u8; 16] = b"0123456789abcdef";
+                    out.extend_from_slice(b"\\u00");
+                    out.push(HEX[usize::from(other >> 4)]);
+                    out.push(HEX[usize::from(other & 15)]);
+                }
+            }
+            continue;
+        }
+        let end = rest.iter().position(|byte| *byte < 0x80).unwrap_or(rest.len());
+        let (wide, after) = rest.split_at(end);
+        rest = after;
+        for chunk in wide.utf8_chunks() {
+            for letter in chunk.valid().chars() {
+                match letter {
+                    '\u{2028}' => out.extend_from_slice(b"\\u2028"),
+                    '\u{2029}' => out.extend_from_slice(b"\\u2029"),
+                    letter => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+                }
+            }
+            for _ in chunk.invalid() {
+                out.extend_from_slice(b"\\ufffd");
+            }
+        }
+    }
+}
+
+/// The inverse: text, stream and time of one line. `None` for anything that is no record.
+pub(crate) fn decode(line: &[u8]) -> Option<(Vec<u8>, Stream, Timestamp)> {
+    let rest = line.strip_prefix(b"{\"log\":\"")?;
+    let (text, rest) = unescape(rest)?;
+    // Fields that others may have written between (attrs) are passed over.
+    let stream = if find(rest, b"\"stream\":\"stderr\"") {
+        Stream::Stderr
+    } else if find(rest, b"\"stream\":\"stdout\"") {
+        Stream::Stdout
+    } else {
+        return None;
+    };
+    let key = b"\"time\":\"";
+    let at = rest.windows(key.len()).position(|window| window == key)? + key.len();
+    let end = rest.get(at..)?.iter().position(|byte| *byte == b'"')? + at;
+    let time = std::str::from_utf8(rest.get(at..end)?).ok()?.parse().ok()?;
+    Some((text, stream, time))
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// A JSON string up to its closing quote, and what follows.
+fn unescape(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    let unit = |from: usize| -> Option<u32> {
+        u32::from_str_radix(std::str::from_utf8(text.get(from..from + 4)?).ok()?, 16).ok()
+    };
+    loop {
+        match *text.get(at)? {
+            b'"' => return Some((out, text.get(at + 1..)?)),
+            b'\\' => {
+                let escape = *text.get(at + 1)?;
+                at += 2;
+                match escape {
+                    b'n' => out.push(b'\n'),
+                    b'r' => out.push(b'\r'),
+                    b't' => out.push(b'\t'),
+                    b'b' => out.push(8),
+                    b'f' => out.push(12),
+                    b'u' => {
+                        let mut code = unit(at)?;
+                        at += 4;
+                        if (0xd800..0xdc00).contains(&code) && text.get(at..at + 2) == Some(b"\\u")
+                        {
+                            let low = unit(at + 2)?;
+                            if (0xdc00..0xe000).contains(&low) {
+                                code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+                                at += 6;
+                            }
+                        }
+                        let letter = char::from_u32(code).unwrap_or('\u{fffd}');
+                        out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+                    }
+                    other => out.push(other),
+                }
+            }
+            byte => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_docker_writes_it() {
+        let mut out = Vec::new();
+        encode(
+            &mut out,
+            b"a\t\"<b>\" \\ \x01\xff \xe2\x82\xac\n",
+            Stream::Stdout,
+            "2026-01-02T03:04:05.6Z",
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"log\":\"a\\t\\\"\\u003cb\\u003e\\\" \\\\ \\u0001\\ufffd €\\n\",\"stream\":\"stdout\",\
+             \"time\":\"2026-01-02T03:04:05.6Z\"}\n"
+        );
+    }
+
+    #[test]
+    fn round_trip() {
+        let time: Timestamp = "2026-01-02T03:04:05.000000006Z".parse().unwrap();
+        for text in ["", "plain\n", "€ \u{2028} \u{1f6a2} \"quoted\" \\n\n", "\u{0}\u{1f}\r"] {
+            let mut out = Vec::new();
+            encode(&mut out, text.as_bytes(), Stream::Stderr, &time.to_string());
+            let decoded = decode(&out).unwrap();
+            assert_eq!(decoded, (text.as_bytes().to_vec(), Stream::Stderr, time));
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_record() {
+        for line in [
+            "",
+            "{",
+            "{\"log\":\"",
+            "{\"log\":\"a\"}",
+            "{\"log\":\"\\u12\",\"stream\":\"stdout\",\"time\":\"x\"}",
+        ] {
+            assert!(decode(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+}
