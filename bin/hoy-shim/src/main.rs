@@ -1,3 +1,5 @@
 //! hoy-shim: the supervisor of one container.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hoy_shim::main()
+}

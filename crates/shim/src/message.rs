@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use hoy_runtime::{ContainerPlan, ExecPlan};
+use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change that an older peer could not read.
@@ -35,8 +35,7 @@ pub enum Request {
     },
     /// Frozen. Descriptor: the new program. Answered by an error until shims can be replaced.
     Upgrade,
-    /// Descriptors: the network namespace if the plan says `NetMode::Given`, then a detached
-    /// sysfs mount of that namespace if `sysfs` is set.
+    /// Descriptor: the network namespace if the plan says `NetMode::Given`.
     /// Answered once the program runs (`Reply::Started`) or will not (`Reply::Failed`).
     Start(Box<StartRequest>),
     /// Descriptor: the client's socket. Allowed before Start, so that no output is missed.
@@ -58,7 +57,6 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
     pub plan: ContainerPlan,
-    pub sysfs: bool,
     /// Where the exit record goes: a directory that the daemon made, 0700.
     pub state_dir: PathBuf,
     pub log: LogPlan,
@@ -132,21 +130,6 @@ pub struct Failure {
     pub reason: FailureReason,
     /// A sentence in the words of Docker's runtime where it has one.
     pub message: String,
-}
-
-/// What the failure means for the exit code and the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureReason {
-    /// The command is not there: exit code 127.
-    NotFound,
-    /// The command cannot be executed: exit code 126.
-    NotExecutable,
-    /// The plan names something impossible: a user, a directory, a mount.
-    Invalid,
-    /// The container does not run, or does already.
-    State,
-    /// The kernel refused.
-    System,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

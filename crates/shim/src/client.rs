@@ -1,0 +1,151 @@
+//! The daemon's side: starting shims, finding them again, talking to them. Nothing here waits for
+//! a container.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, socketpair,
+};
+
+use crate::Error;
+use crate::codec::{self, Received};
+use crate::message::{Call, FromShim};
+
+/// The shim's program, in memory: no file that a container could reach or an upgrade replace.
+#[derive(Debug)]
+pub struct ShimProgram {
+    image: OwnedFd,
+}
+
+impl ShimProgram {
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(Error::io("read the program hoy-shim"))?;
+        let image = codec::sealed(&bytes).map_err(Error::io("copy the program hoy-shim"))?;
+        Ok(Self { image })
+    }
+}
+
+/// The directory of the sockets.
+fn sockets(exec_root: &Path) -> PathBuf {
+    exec_root.join("shims")
+}
+
+/// Makes the directory of the sockets.
+pub fn prepare(exec_root: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(sockets(exec_root))
+        .map_err(Error::io("make the directory of the shims' sockets"))
+}
+
+/// A connection to one shim.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+}
+
+/// Starts a shim for a container. It is a child of init when this returns.
+pub fn spawn(program: &ShimProgram, exec_root: &Path, id: &str) -> Result<Connection, Error> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| Error::io("make a control socket")(errno.into()))?;
+    let status = Command::new(format!("/proc/self/fd/{}", program.image.as_raw_fd()))
+        .arg0("hoy-shim")
+        .arg(exec_root)
+        .arg(id)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map_err(Error::io("start hoy-shim"))?;
+    if !status.success() {
+        return Err(Error::Spawn(status));
+    }
+    Connection::new(ours)
+}
+
+/// Finds a shim that was started before. `None` if there is none.
+pub fn find(exec_root: &Path, id: &str) -> Result<Option<Connection>, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::fs::openat(CWD, sockets(exec_root), flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(Error::io("open the shims' sockets")(errno.into())),
+    };
+    // By descriptor: a path of any length fits into the 108 bytes of a socket's address.
+    let path = format!("/proc/self/fd/{}/{id}.sock", directory.as_raw_fd());
+    let failed = |errno: rustix::io::Errno| Error::io("connect to a shim")(errno.into());
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+    match connect(&socket, &address) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
+        Err(errno) => return Err(failed(errno)),
+    }
+    let peer = rustix::net::sockopt::socket_peercred(&socket).map_err(failed)?;
+    if !peer.uid.is_root() {
+        return Err(Error::Peer);
+    }
+    Connection::new(socket).map(Some)
+}
+
+/// The ids of all shims that have a socket.
+pub fn list(exec_root: &Path) -> Result<Vec<String>, Error> {
+    let entries = match std::fs::read_dir(sockets(exec_root)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list the shims' sockets")(error)),
+    };
+    let name = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned)
+    };
+    Ok(entries.flatten().filter_map(name).collect())
+}
+
+/// Forgets the socket of a shim that is gone.
+pub fn forget(exec_root: &Path, id: &str) {
+    let _ = std::fs::remove_file(sockets(exec_root).join(format!("{id}.sock")));
+}
+
+impl Connection {
+    fn new(socket: OwnedFd) -> Result<Self, Error> {
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|errno| Error::io("prepare a control socket")(errno.into()))?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a call; false if it must be tried again when the socket is writable.
+    pub fn send(&self, call: &Call, descriptors: &[BorrowedFd<'_>]) -> Result<bool, Error> {
+        codec::send(self.socket.as_fd(), call, descriptors)
+    }
+
+    /// The next message, or `None` if there is none for now. The end is an error.
+    pub fn recv(&self) -> Result<Option<(FromShim, Vec<OwnedFd>)>, Error> {
+        match codec::receive(self.socket.as_fd())? {
+            Received::Message(message, descriptors) => Ok(Some((message, descriptors))),
+            Received::Nothing => Ok(None),
+            Received::Closed => {
+                Err(Error::io("receive from a shim")(io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+    }
+
+    /// For waiting until there is something to receive.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,98 @@
+//! Messages on a SOCK_SEQPACKET socket: one byte that says where the document is, then the
+//! document, or a descriptor of a sealed file that holds it.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+
+/// A longer document travels in a file.
+const INLINE: usize = 60 * 1024;
+/// No honest document is longer: arguments and environment are at most 2 MiB.
+const LONGEST: u64 = 8 << 20;
+
+const HERE: u8 = 0;
+const IN_FILE: u8 = 1;
+
+/// Sends one message; false if the socket's buffer is full for now.
+pub(crate) fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<bool, Error> {
+    let mut bytes = vec![HERE];
+    bytes.extend(postcard::to_stdvec(message)?);
+    let file;
+    let mut all = descriptors.to_vec();
+    if bytes.len() > INLINE {
+        file = sealed(&bytes[1..]).map_err(Error::io("make a message's file"))?;
+        all.insert(0, file.as_fd());
+        bytes = vec![IN_FILE];
+    }
+    match hoy_sys::socket::send(socket, &bytes, &all) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(Error::io("send to the shim's socket")(error)),
+    }
+}
+
+/// What a receive came to.
+pub(crate) enum Received<T> {
+    Message(T, Vec<OwnedFd>),
+    Nothing,
+    Closed,
+}
+
+/// Receives one message without waiting.
+pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Received<T>, Error> {
+    let mut buffer = vec![0; INLINE + 16];
+    let flags = RecvFlags::DONTWAIT;
+    let (length, mut descriptors) = match hoy_sys::socket::receive(socket, &mut buffer, flags) {
+        Ok((0, _)) => return Ok(Received::Closed),
+        Ok(received) => received,
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return Ok(Received::Nothing),
+            io::ErrorKind::ConnectionReset => return Ok(Received::Closed),
+            _ => return Err(Error::io("receive from the shim's socket")(error)),
+        },
+    };
+    let message = match buffer.first() {
+        Some(&HERE) => postcard::from_bytes(buffer.get(1..length).unwrap_or_default())?,
+        Some(&IN_FILE) if !descriptors.is_empty() => {
+            let file = File::from(descriptors.remove(0));
+            let mut bytes = Vec::new();
+            let mut bounded = io::Seek::rewind(&mut &file).map(|()| file.take(LONGEST));
+            bounded
+                .as_mut()
+                .map_err(|error| io::Error::from(error.kind()))
+                .and_then(|file| file.read_to_end(&mut bytes))
+                .map_err(Error::io("read a message's file"))?;
+            postcard::from_bytes(&bytes)?
+        }
+        _ => return Err(Error::Encoding(postcard::Error::DeserializeBadEncoding)),
+    };
+    Ok(Received::Message(message, descriptors))
+}
+
+/// A file in memory that nobody can change any more.
+pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match memfd_create("hoy-shim", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => memfd_create("hoy-shim", flags)?,
+        other => other?,
+    };
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(file.into())
+}
