@@ -1,1 +1,36 @@
 //! Ground: links, addresses, routes and nftables transactions over netlink, our own encoder.
+//!
+//! Messages are built by `Message`, whose lengths are checked; answers are read by `Attributes`,
+//! which never looks beyond what arrived. Every wait has a deadline.
+
+mod message;
+pub mod nft;
+pub mod route;
+mod socket;
+
+pub use message::{Attributes, Message};
+pub use socket::{Socket, SocketKind};
+
+use std::io;
+
+/// What the kernel or the socket said.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    #[error("{operation}: {source}")]
+    Io { operation: &'static str, source: io::Error },
+    /// The kernel refused; its own words if it gave any.
+    #[error("{operation}: {source}{}", if explanation.is_empty() { String::new() } else { format!(" ({explanation})") })]
+    Refused { operation: &'static str, source: io::Error, explanation: String },
+    #[error("{0}: the kernel did not answer in time")]
+    Late(&'static str),
+}
+
+impl NetlinkError {
+    /// The error number, if the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Late(_) => None,
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! The default bridge and what hangs on it: the only host-touching part of this room.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hoy_netlink::route::Veth;
+use hoy_netlink::{NetlinkError, Socket, SocketKind, nft};
+use hoy_sys::process;
+use rustix::fs::{Mode, OFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::address::{Pool, Subnet, choose};
+use crate::ports::Ports;
+use crate::{Endpoint, EndpointSpec, NetworkError, NetworkSettings, firewall};
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Our interfaces' names begin with this.
+const PREFIX: &str = "hv";
+
+/// A network namespace, ready to be entered.
+#[derive(Debug)]
+pub struct NetTicket {
+    pub netns: OwnedFd,
+    /// `None` where there is only loopback.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// The default bridge.
+#[derive(Debug)]
+pub struct Network {
+    settings: NetworkSettings,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    route: Socket,
+    /// Owns the table: kept open for as long as the daemon lives.
+    nft: Socket,
+    ports: Ports,
+    up: Option<Up>,
+    /// Forwarding is on because of us.
+    forwarding: bool,
+}
+
+#[derive(Debug)]
+struct Up {
+    index: u32,
+    pool: Pool,
+}
+
+impl Network {
+    /// In the namespace of the calling thread. Makes nothing yet but finds what a daemon before
+    /// this one left: `endpoints` are those of running containers. `forwarding` says whether it
+    /// was that daemon that had turned forwarding on.
+    pub fn open(
+        settings: NetworkSettings,
+        endpoints: &[Endpoint],
+        forwarding: bool,
+    ) -> Result<Self, NetworkError> {
+        let mut state = State {
+            route: Socket::open(SocketKind::Route)?,
+            nft: Socket::open(SocketKind::Netfilter)?,
+            ports: Ports::default(),
+            up: None,
+            forwarding,
+        };
+        state.adopt(&settings, endpoints)?;
+        Ok(Self { settings, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Address and prefix of the bridge, once it is there.
+    pub fn subnet(&self) -> Option<Subnet> {
+        self.state().up.as_ref().map(|up| up.pool.subnet())
+    }
+
+    /// Whether forwarding is on because of us: to be remembered for `open` and `clean`.
+    pub fn forwarding(&self) -> bool {
+        self.state().forwarding
+    }
+
+    /// A namespace with loopback only.
+    pub fn loopback(&self) -> Result<NetTicket, NetworkError> {
+        let netns = in_thread(|| {
+            let netns = new_namespace()?;
+            Socket::open(SocketKind::Route)?.set_up(1)?;
+            Ok(netns)
+        })?;
+        Ok(NetTicket { netns, endpoint: None })
+    }
+
+    /// A namespace with an interface on the bridge, its address and its ports.
+    pub fn connect(&self, spec: &EndpointSpec) -> Result<NetTicket, NetworkError> {
+        let id = random_hex()?;
+        let (index, endpoint) = self.allocate(spec, &id)?;
+        match self.attach(index, &endpoint) {
+            Ok(netns) => Ok(NetTicket { netns, endpoint: Some(endpoint) }),
+            Err(error) => {
+                self.release(&endpoint);
+                Err(error)
+            }
+        }
+    }
+
+    /// Address and ports, and the ports' elements.
+    fn allocate(&self, spec: &EndpointSpec, id: &str) -> Result<(u32, Endpoint), NetworkError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.up.is_none() {
+            state.bring_up(&self.settings)?;
+        }
+        let up = state.up.as_mut().ok_or(NetworkError::NoPool)?;
+        let subnet = up.pool.subnet();
+        let refused = |reason| NetworkError::Port {
+            name: spec.name.clone(),
+            endpoint: id.to_owned(),
+            reason,
+        };
+        let ports = state.ports.reserve(&spec.ports, self.settings.host_ip, refused)?;
+        let Some(address) = up.pool.take() else {
+            state.ports.release(&ports);
+            return Err(NetworkError::Exhausted);
+        };
+        let endpoint = Endpoint {
+            id: id.to_owned(),
+            address,
+            prefix: subnet.prefix,
+            gateway: subnet.address,
+            mac: mac_text(mac(id)),
+            interface: format!("{PREFIX}{}", id.get(..9).unwrap_or(id)),
+            ports,
+        };
+        let index = up.index;
+        if let Err(error) = state.publish(&endpoint) {
+            drop(guard);
+            self.release(&endpoint);
+            return Err(error);
+        }
+        Ok((index, endpoint))
+    }
+
+    /// The kernel's part, in a thread of its own, since the namespace is a thread's.
+    fn attach(&self, bridge: u32, endpoint: &Endpoint) -> Result<OwnedFd, NetworkError> {
+        let host = &self.state;
+        in_thread(|| {
+            let netns = new_namespace()?;
+            // Before the interface is there, so that it never asks the network for IPv6.
+            write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+            let veth = Veth {
+                name: &endpoint.interface,
+                bridge,
+                peer: "eth0",
+                peer_mac: mac(&endpoint.id),
+                netns: netns.as_fd(),
+                mtu: self.settings.mtu,
+                isolated: !self.settings.icc,
+            };
+            {
+                let mut state = host.lock().unwrap_or_else(PoisonError::into_inner);
+                state.route.create_veth(&veth)?;
+            }
+            let mut inside = Socket::open(SocketKind::Route)?;
+            // The first interface of a new namespace after loopback (and the kernel's templates).
+            let index = inside
+                .links()?
+                .into_iter()
+                .find(|link| link.name == "eth0")
+                .map(|link| link.index)
+                .ok_or_else(|| {
+                    NetworkError::io("find eth0")(std::io::ErrorKind::NotFound.into())
+                })?;
+            inside.configure(index, endpoint.address, endpoint.prefix, endpoint.gateway)?;
+            Ok(netns)
+        })
+    }
+
+    /// Takes an endpoint back. The interface goes with its namespace, by the kernel.
+    pub fn release(&self, endpoint: &Endpoint) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let (exact, any) = firewall::elements(endpoint);
+        for (map, elements) in [(firewall::PORTS, exact), (firewall::PORTS_ANY, any)] {
+            if !elements.is_empty() {
+                let mut transaction = state.nft.nft(firewall::TABLE);
+                transaction.remove(map, &elements);
+                // Gone already, with the whole table perhaps: that is what is wanted.
+                let _ = transaction.commit("withdraw published ports");
+            }
+        }
+        state.ports.release(&endpoint.ports);
+        if let Some(up) = &mut state.up {
+            up.pool.give_back(endpoint.address);
+        }
+    }
+
+    /// Takes bridge, table and forwarding back.
+    pub fn clean(&self) -> Result<(), NetworkError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut transaction = state.nft.nft(firewall::TABLE);
+        transaction.delete_table();
+        match transaction.commit("delete the table") {
+            Err(error) if error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {}
+            other => other?,
+        }
+        if let Some(up) = state.up.take() {
+            state.route.delete_link(up.index)?;
+        }
+        if state.forwarding {
+            write(FORWARD, "0");
+            state.forwarding = false;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn find_bridge(&mut self, settings: &NetworkSettings) -> Result<Option<Up>, NetworkError> {
+        let links = self.route.links()?;
+        let Some(link) = links.into_iter().find(|link| link.name == settings.bridge) else {
+            return Ok(None);
+        };
+        let addresses = self.route.addresses()?;
+        let Some(found) = addresses.into_iter().find(|a| a.index == link.index) else {
+            // Half made: begin again.
+            self.route.delete_link(link.index)?;
+            return Ok(None);
+        };
+        let subnet = Subnet { address: found.address, prefix: found.prefix };
+        if settings.subnet.is_some_and(|wanted| wanted != subnet) {
+            self.route.delete_link(link.index)?;
+            return Ok(None);
+        }
+        Ok(Some(Up { index: link.index, pool: Pool::new(subnet) }))
+    }
+
+    /// After a restart: same addresses, same ports, stale things gone.
+    fn adopt(
+        &mut self,
+        settings: &NetworkSettings,
+        endpoints: &[Endpoint],
+    ) -> Result<(), NetworkError> {
+        let Some(mut up) = self.find_bridge(settings)? else { return Ok(()) };
+        for endpoint in endpoints {
+            up.pool.restore(endpoint.address);
+            self.ports.restore(&endpoint.ports);
+        }
+        let subnet = up.pool.subnet();
+        self.up = Some(up);
+        let closed = self.forwarding;
+        self.replace_table(settings, subnet, closed, endpoints)?;
+        let known = |name: &str| endpoints.iter().any(|endpoint| endpoint.interface == name);
+        for link in self.route.links()? {
+            let hex = link.name.strip_prefix(PREFIX).unwrap_or("");
+            let ours = hex.len() == 9 && hex.bytes().all(|c| c.is_ascii_hexdigit());
+            if ours && !known(&link.name) {
+                let _ = self.route.delete_link(link.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_up(&mut self, settings: &NetworkSettings) -> Result<(), NetworkError> {
+        if let Some(up) = self.find_bridge(settings)? {
+            self.up = Some(up);
+        } else {
+            let subnet = match settings.subnet {
+                Some(subnet) => subnet,
+                None => {
+                    let routes =
+                        self.route.routes()?.into_iter().map(|r| (r.destination, r.prefix));
+                    let mut taken: Vec<(Ipv4Addr, u8)> = routes.collect();
+                    taken
+                        .extend(self.route.addresses()?.into_iter().map(|a| (a.address, a.prefix)));
+                    choose(&taken).ok_or(NetworkError::NoPool)?
+                }
+            };
+            let mut mac_bytes = random::<6>()?;
+            mac_bytes[0] = mac_bytes[0] & 0xfc | 2;
+            self.route.create_bridge(&settings.bridge, mac_bytes, settings.mtu)?;
+            let links = self.route.links()?;
+            let index = links
+                .iter()
+                .find(|link| link.name == settings.bridge)
+                .map(|link| link.index)
+                .ok_or_else(|| {
+                    NetworkError::io("find the bridge")(std::io::ErrorKind::NotFound.into())
+                })?;
+            self.route.add_address(index, subnet.address, subnet.prefix)?;
+            self.up = Some(Up { index, pool: Pool::new(subnet) });
+        }
+        // Loopback publications are routed to the bridge.
+        write(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", settings.bridge), "1");
+        if settings.forward && read(FORWARD).trim() == "0" {
+            self.forwarding = write(FORWARD, "1");
+        }
+        let subnet = match &self.up {
+            Some(up) => up.pool.subnet(),
+            None => return Err(NetworkError::NoPool),
+        };
+        self.replace_table(settings, subnet, self.forwarding, &[])
+    }
+
+    /// The whole table in one transaction: packets see the old one or the new one.
+    fn replace_table(
+        &mut self,
+        settings: &NetworkSettings,
+        subnet: Subnet,
+        closed: bool,
+        endpoints: &[Endpoint],
+    ) -> Result<(), NetworkError> {
+        let chains = firewall::chains(settings, subnet, closed);
+        let (mut exact, mut any) = (Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            let (one, two) = firewall::elements(endpoint);
+            exact.extend(one);
+            any.extend(two);
+        }
+        let mut attempt = |exists: bool, flags: u32| {
+            let mut transaction = self.nft.nft(firewall::TABLE);
+            if exists {
+                transaction.delete_table();
+            }
+            transaction.table(flags).map(firewall::PORTS).map(firewall::PORTS_ANY);
+            for chain in &chains {
+                transaction.chain(chain);
+            }
+            transaction.add(firewall::PORTS, &exact).add(firewall::PORTS_ANY, &any);
+            transaction.commit("install the table")
+        };
+        let missing =
+            |error: &NetlinkError| error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error());
+        for flags in [nft::OWNER | nft::PERSIST, 0] {
+            let result = match attempt(true, flags) {
+                Err(error) if missing(&error) => attempt(false, flags),
+                other => other,
+            };
+            match result {
+                // A kernel that does not know these flags.
+                Err(error) if flags != 0 && unknown_flags(&error) => {}
+                other => return Ok(other?),
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        let (exact, any) = firewall::elements(endpoint);
+        if exact.is_empty() && any.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.nft.nft(firewall::TABLE);
+        if !exact.is_empty() {
+            transaction.add(firewall::PORTS, &exact);
+        }
+        if !any.is_empty() {
+            transaction.add(firewall::PORTS_ANY, &any);
+        }
+        Ok(transaction.commit("publish ports")?)
+    }
+}
+
+fn unknown_flags(error: &NetlinkError) -> bool {
+    use rustix::io::Errno;
+    [Errno::OPNOTSUPP, Errno::INVAL].iter().any(|e| error.errno() == Some(e.raw_os_error()))
+}
+
+/// Runs something in a thread that ends with it: what it does to its namespaces stays there.
+fn in_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    std::thread::scope(|scope| {
+        let handle = std::thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, work)
+            .map_err(NetworkError::io("start a thread"))?;
+        handle.join().unwrap_or_else(|_| {
+            Err(NetworkError::io("set up a network namespace")(std::io::ErrorKind::Other.into()))
+        })
+    })
+}
+
+/// Moves the calling thread into a new namespace.
+fn new_namespace() -> Result<OwnedFd, NetworkError> {
+    process::unshare(process::NEWNET).map_err(NetworkError::io("make a network namespace"))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(|errno| NetworkError::io("open the network namespace")(errno.into()))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NetworkError> {
+    let mut bytes = [0; N];
+    getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(|errno| NetworkError::io("get random bytes")(errno.into()))?;
+    Ok(bytes)
+}
+
+fn random_hex() -> Result<String, NetworkError> {
+    Ok(hoy_types::Digest::from_sha256(random::<32>()?).hex())
+}
+
+/// A locally administered unicast address from an endpoint's id.
+fn mac(id: &str) -> [u8; 6] {
+    let byte = |at: usize| id.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    let mut out = [2, 0, 0, 0, 0, 0];
+    for (index, slot) in out.iter_mut().enumerate() {
+        *slot = byte(52 + index * 2).unwrap_or(0);
+    }
+    out[0] = out[0] & 0xfc | 2;
+    out
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    let parts: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    parts.join(":")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Kernel settings that may not exist here are left alone.
+fn write(path: &str, value: &str) -> bool {
+    std::fs::write(path, value).is_ok()
+}

@@ -1,0 +1,116 @@
+//! The rules of table `inet hoy`, decided here and carried out by netlink.
+//!
+//! A fixed set of chains; ports come and go as elements of two maps. Packets to 127/8 that arrive
+//! from outside are dropped before routing, since loopback publications are routed to the bridge.
+
+use hoy_netlink::nft::{
+    Chain, ChainKind, Element, Expression as E, Hook, Map, STATE_ESTABLISHED, STATE_RELATED,
+    STATUS_DNAT,
+};
+use hoy_types::Protocol;
+
+use crate::address::Subnet;
+use crate::{BoundPort, Endpoint, NetworkSettings};
+
+pub(crate) const TABLE: &str = "hoy";
+/// Publications on one address of the host.
+pub(crate) const PORTS: Map = Map { name: "ports", id: 1, with_address: true };
+/// Publications on all of them.
+pub(crate) const PORTS_ANY: Map = Map { name: "ports-any", id: 2, with_address: false };
+
+const RAW: i32 = -300;
+const DSTNAT: i32 = -100;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+
+/// The chains for a bridge. `closed`: forwarding is on because of us, so nobody else's packets
+/// pass.
+pub(crate) fn chains(settings: &NetworkSettings, subnet: Subnet, closed: bool) -> Vec<Chain> {
+    let bridge = &settings.bridge;
+    let from = |is| E::InterfaceIn { name: bridge.clone(), is };
+    let to = |is| E::InterfaceOut { name: bridge.clone(), is };
+    let ours = E::Source { network: subnet.network().octets(), prefix: subnet.prefix };
+    let loopback = [127, 0, 0, 0];
+    let translate = || {
+        vec![
+            vec![E::Ipv4, E::DnatByMap(PORTS)],
+            vec![E::Ipv4, E::LocalDestination, E::DnatByMap(PORTS_ANY)],
+        ]
+    };
+    let mut forward = vec![
+        vec![to(true), E::State(STATE_ESTABLISHED | STATE_RELATED), E::Accept],
+        vec![from(true), to(true), if settings.icc { E::Accept } else { E::Status(STATUS_DNAT) }],
+    ];
+    if !settings.icc {
+        // Published ports stay open between containers, everything else is closed.
+        forward[1].push(E::Accept);
+        forward.push(vec![from(true), to(true), E::Drop]);
+    }
+    forward.push(vec![to(true), E::Status(STATUS_DNAT), E::Accept]);
+    forward.push(vec![to(true), E::Drop]);
+    forward.push(vec![from(true), E::Accept]);
+    if closed {
+        forward.push(vec![E::Drop]);
+    }
+    let mut postrouting = vec![
+        // From the host by loopback, and from a container to a published port of itself or of a
+        // neighbour: the answer must come back through us.
+        vec![E::Ipv4, to(true), E::Source { network: loopback, prefix: 8 }, E::Masquerade],
+        vec![E::Ipv4, to(true), ours.clone(), E::Status(STATUS_DNAT), E::Masquerade],
+    ];
+    if settings.masquerade {
+        postrouting.push(vec![E::Ipv4, ours, to(false), E::Masquerade]);
+    }
+    let chain = |name, kind, hook, priority, rules| Chain { name, kind, hook, priority, rules };
+    vec![
+        chain(
+            "loopback",
+            ChainKind::Filter,
+            Hook::Prerouting,
+            RAW,
+            vec![vec![
+                E::InterfaceIn { name: "lo".into(), is: false },
+                E::Ipv4,
+                E::Destination { network: loopback, prefix: 8 },
+                E::Drop,
+            ]],
+        ),
+        chain("prerouting", ChainKind::Nat, Hook::Prerouting, DSTNAT, translate()),
+        chain("output", ChainKind::Nat, Hook::Output, DSTNAT, translate()),
+        chain("forward", ChainKind::Filter, Hook::Forward, FILTER, forward),
+        chain("postrouting", ChainKind::Nat, Hook::Postrouting, SRCNAT, postrouting),
+    ]
+}
+
+/// The elements of an endpoint's ports: those for one address, those for any.
+pub(crate) fn elements(endpoint: &Endpoint) -> (Vec<Element>, Vec<Element>) {
+    let (mut exact, mut any) = (Vec::new(), Vec::new());
+    for port in &endpoint.ports {
+        let element = element(endpoint, port);
+        if port.host_ip.is_unspecified() {
+            any.push(element);
+        } else {
+            exact.push(element);
+        }
+    }
+    (exact, any)
+}
+
+fn element(endpoint: &Endpoint, port: &BoundPort) -> Element {
+    let protocol = match port.container.protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    };
+    let mut key = Vec::with_capacity(12);
+    if !port.host_ip.is_unspecified() {
+        key.extend(port.host_ip.octets());
+    }
+    key.extend([protocol, 0, 0, 0]);
+    key.extend(port.host_port.to_be_bytes());
+    key.extend([0, 0]);
+    let mut data = endpoint.address.octets().to_vec();
+    data.extend(port.container.port.to_be_bytes());
+    data.extend([0, 0]);
+    Element { key, data }
+}

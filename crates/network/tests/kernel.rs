@@ -1,0 +1,156 @@
+//! The default bridge on the real kernel, in a network namespace of the test's own.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use hoy_network::{EndpointSpec, NetTicket, Network, NetworkSettings};
+use hoy_sys::process;
+
+fn settings() -> NetworkSettings {
+    NetworkSettings {
+        bridge: "hoy0".into(),
+        subnet: Some("10.99.0.1/24".parse().unwrap()),
+        mtu: 1500,
+        forward: true,
+        masquerade: true,
+        icc: true,
+        host_ip: Ipv4Addr::UNSPECIFIED,
+    }
+}
+
+/// Runs in a namespace of its own, with loopback up.
+fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        process::unshare(process::NEWNET).expect("root");
+        hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap().set_up(1).unwrap();
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+/// Runs something inside a container's namespace.
+fn inside<T: Send + 'static>(
+    ticket: &NetTicket,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let netns = ticket.netns.try_clone().unwrap();
+    std::thread::spawn(move || {
+        process::setns(netns.as_fd(), process::NEWNET).unwrap();
+        work()
+    })
+}
+
+/// Answers `count` connections with the client's address.
+fn serve(ticket: &NetTicket, port: u16, count: usize) -> std::thread::JoinHandle<()> {
+    let (ready, wait) = std::sync::mpsc::channel();
+    let server = inside(ticket, move || {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        ready.send(()).unwrap();
+        for _ in 0..count {
+            let (mut stream, peer) = listener.accept().unwrap();
+            stream.write_all(peer.ip().to_string().as_bytes()).unwrap();
+        }
+    });
+    wait.recv().unwrap();
+    server
+}
+
+fn ask(address: &str) -> std::io::Result<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn spec(ports: &[&str]) -> EndpointSpec {
+    let ports = ports.iter().flat_map(|text| hoy_types::parse_port_spec(text).unwrap()).collect();
+    EndpointSpec { name: "web".into(), ports }
+}
+
+#[test]
+fn published_ports_by_every_way() {
+    in_own_namespace(|| {
+        let network = Network::open(settings(), &[], false).unwrap();
+        let one = network.connect(&spec(&["8080:80", "127.0.0.1:8081:81", "5353:53/udp"])).unwrap();
+        let two = network.connect(&spec(&[])).unwrap();
+        let address = |ticket: &NetTicket| ticket.endpoint.as_ref().unwrap().address;
+        assert_eq!(address(&one).to_string(), "10.99.0.2");
+        assert_eq!(address(&two).to_string(), "10.99.0.3");
+
+        let server = serve(&one, 80, 6);
+        assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.99.0.1");
+        assert_eq!(ask("10.99.0.1:8080").unwrap(), "10.99.0.1");
+        assert_eq!(ask("10.99.0.2:80").unwrap(), "10.99.0.1");
+        // Container to container, and to itself by the host's address.
+        assert_eq!(inside(&two, || ask("10.99.0.2:80").unwrap()).join().unwrap(), "10.99.0.3");
+        assert_eq!(inside(&two, || ask("10.99.0.1:8080").unwrap()).join().unwrap(), "10.99.0.1");
+        assert_eq!(inside(&one, || ask("10.99.0.1:8080").unwrap()).join().unwrap(), "10.99.0.1");
+        server.join().unwrap();
+
+        let server = serve(&one, 81, 1);
+        assert!(ask("10.99.0.1:8081").is_err(), "published on loopback only");
+        assert_eq!(ask("127.0.0.1:8081").unwrap(), "10.99.0.1");
+        server.join().unwrap();
+
+        let (ready, wait) = std::sync::mpsc::channel();
+        let echo = inside(&one, move || {
+            let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+            ready.send(()).unwrap();
+            let mut buffer = [0; 64];
+            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..length], peer).unwrap();
+        });
+        wait.recv().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.send_to(b"ping", "127.0.0.1:5353").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+        echo.join().unwrap();
+
+        let busy = network.connect(&spec(&["8080:80"])).unwrap_err().to_string();
+        assert!(
+            busy.ends_with("Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            "{busy}"
+        );
+        network.release(one.endpoint.as_ref().unwrap());
+        assert!(ask("127.0.0.1:8080").is_err());
+        network.release(two.endpoint.as_ref().unwrap());
+        drop((one, two));
+        network.clean().unwrap();
+        let links = hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap().links();
+        assert!(!links.unwrap().iter().any(|link| link.name == "hoy0"));
+    });
+}
+
+#[test]
+fn a_daemon_that_died_is_succeeded() {
+    in_own_namespace(|| {
+        let network = Network::open(settings(), &[], false).unwrap();
+        let one = network.connect(&spec(&["8080:80"])).unwrap();
+        let stale = network.connect(&spec(&["9090:90"])).unwrap();
+        let forwarding = network.forwarding();
+        let endpoint = one.endpoint.clone().unwrap();
+        drop(network);
+        let network =
+            Network::open(settings(), std::slice::from_ref(&endpoint), forwarding).unwrap();
+        let server = serve(&one, 80, 1);
+        assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.99.0.1");
+        server.join().unwrap();
+        let links = hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap().links();
+        let ours = links.unwrap().iter().filter(|link| link.name.starts_with("hv")).count();
+        assert_eq!(ours, 1, "the stale interface is gone");
+        drop(stale);
+        assert!(network.connect(&spec(&["8080:80"])).is_err(), "the port is still reserved");
+        let next = network.connect(&spec(&["9090:90"])).unwrap();
+        assert_ne!(next.endpoint.as_ref().unwrap().address, endpoint.address);
+        network.clean().unwrap();
+    });
+}
