@@ -1,0 +1,164 @@
+//! The database: one connection, owned by one thread; writes that wait together commit together.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use rusqlite::{Connection, params};
+
+use crate::{Result, StoreError};
+
+/// How much a write must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut.
+    Sync,
+    /// The end of the daemon.
+    Written,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Put { kind: &'static str, key: String, body: Vec<u8> },
+    Delete { kind: &'static str, key: String },
+}
+
+/// Keys and bodies.
+type Documents = Vec<(String, Vec<u8>)>;
+
+enum Request {
+    Write { ops: Vec<Op>, durability: Durability, done: Option<SyncSender<Result<()>>> },
+    List { kind: String, done: SyncSender<Result<Documents>> },
+}
+
+pub(crate) struct Database {
+    requests: SyncSender<Request>,
+}
+
+/// Writes that may wait.
+const QUEUE: usize = 1024;
+/// Writes that commit together.
+const GROUP: usize = 128;
+
+impl Database {
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version == 0 {
+            connection.execute_batch(
+                "BEGIN;
+                 CREATE TABLE documents (
+                     kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL,
+                     PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID;
+                 PRAGMA user_version = 1;
+                 COMMIT;",
+            )?;
+        }
+        let (requests, receiver) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("database".into())
+            .spawn(move || serve(connection, &receiver))
+            .map_err(crate::io_error("start the writer of", path))?;
+        Ok(Self { requests })
+    }
+
+    pub fn write(&self, ops: Vec<Op>, durability: Durability) -> Result<()> {
+        let (done, wait) = sync_channel(1);
+        let request = Request::Write { ops, durability, done: Some(done) };
+        self.requests.send(request).map_err(|_| StoreError::WriterGone)?;
+        wait.recv().map_err(|_| StoreError::WriterGone)?
+    }
+
+    pub fn write_later(&self, ops: Vec<Op>) {
+        let request = Request::Write { ops, durability: Durability::Written, done: None };
+        // Without a writer nothing is acknowledged any more either.
+        let _ = self.requests.send(request);
+    }
+
+    pub fn list(&self, kind: &str) -> Result<Documents> {
+        let (done, wait) = sync_channel(1);
+        let request = Request::List { kind: kind.to_owned(), done };
+        self.requests.send(request).map_err(|_| StoreError::WriterGone)?;
+        wait.recv().map_err(|_| StoreError::WriterGone)?
+    }
+}
+
+fn serve(mut connection: Connection, requests: &Receiver<Request>) {
+    while let Ok(first) = requests.recv() {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Request::Write { ops, durability, done } => group.push((ops, durability, done)),
+                Request::List { kind, done } => {
+                    commit(&mut connection, std::mem::take(&mut group));
+                    let _ = done.send(list(&connection, &kind));
+                }
+            }
+            next = if group.len() < GROUP { requests.try_recv().ok() } else { None };
+        }
+        commit(&mut connection, group);
+    }
+}
+
+type Group = Vec<(Vec<Op>, Durability, Option<SyncSender<Result<()>>>)>;
+
+fn commit(connection: &mut Connection, group: Group) {
+    if group.is_empty() {
+        return;
+    }
+    let sync = group.iter().any(|(_, durability, _)| *durability == Durability::Sync);
+    let result = apply(connection, &group, sync);
+    if group.len() > 1 && result.is_err() {
+        // One bad write must not take the others with it.
+        for one in group {
+            commit(connection, vec![one]);
+        }
+        return;
+    }
+    for (_, _, done) in group {
+        if let Some(done) = done {
+            let copy = match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(StoreError::Io {
+                    operation: "write",
+                    path: "the database".into(),
+                    source: std::io::Error::other(error.to_string()),
+                }),
+            };
+            let _ = done.send(copy);
+        }
+    }
+}
+
+fn apply(connection: &mut Connection, group: &Group, sync: bool) -> Result<()> {
+    connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
+    let transaction = connection.transaction()?;
+    for op in group.iter().flat_map(|(ops, ..)| ops) {
+        match op {
+            Op::Put { kind, key, body } => {
+                let mut statement = transaction.prepare_cached(
+                    "INSERT INTO documents (kind, key, body) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
+                )?;
+                statement.execute(params![kind, key, body])?;
+            }
+            Op::Delete { kind, key } => {
+                let mut statement = transaction
+                    .prepare_cached("DELETE FROM documents WHERE kind = ?1 AND key = ?2")?;
+                statement.execute(params![kind, key])?;
+            }
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+fn list(connection: &Connection, kind: &str) -> Result<Documents> {
+    let mut statement = connection
+        .prepare_cached("SELECT key, body FROM documents WHERE kind = ?1 ORDER BY key")?;
+    let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<std::result::Result<_, _>>()?)
+}

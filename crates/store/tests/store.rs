@@ -1,0 +1,54 @@
+//! The store on a real file system.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::HashSet;
+use std::io::Write as _;
+
+use hoy_store::{Durability, Op, Store, StoreError};
+
+fn root() -> std::path::PathBuf {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    std::env::temp_dir().join(format!("hoy-store-{}-{number}", std::process::id()))
+}
+
+#[test]
+fn one_daemon_documents_and_blobs() {
+    let root = root();
+    let store = Store::open(&root).unwrap();
+    assert!(matches!(Store::open(&root), Err(StoreError::Locked(_))));
+    let put = |key: &str| Op::Put { kind: "t", key: key.into(), body: b"{}".to_vec() };
+    store.write(vec![put("b"), put("a")], Durability::Sync).unwrap();
+    store.write_later(vec![Op::Delete { kind: "t", key: "b".into() }]);
+    assert_eq!(store.documents("t").unwrap(), [("a".into(), b"{}".to_vec())]);
+
+    let digest = store.put_blob(b"hello").unwrap();
+    assert_eq!(store.read_blob(&digest).unwrap(), b"hello");
+    let mut lying = store.new_blob().unwrap();
+    lying.write_all(b"other").unwrap();
+    assert!(matches!(lying.commit(Some(digest), None), Err(StoreError::Digest { .. })));
+    let mut short = store.new_blob().unwrap();
+    short.write_all(b"x").unwrap();
+    assert!(matches!(short.commit(None, Some(2)), Err(StoreError::Size { .. })));
+    assert_eq!(std::fs::read_dir(root.join("ingest")).unwrap().count(), 0);
+    drop(store);
+    std::fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn garbage_is_what_neither_metadata_nor_a_lease_names() {
+    let root = root();
+    let store = Store::open(&root).unwrap();
+    let digests = [b"one", b"two", b"six"].map(|bytes| store.put_blob(bytes).unwrap());
+    store.new_layer().unwrap().commit("layer").unwrap();
+    let lease = store.lease([digests[1].hex()]);
+    let keep = HashSet::from([digests[0].hex()]);
+    assert_eq!(store.collect(&keep).unwrap(), 2);
+    assert!(store.has_blob(&digests[0]) && store.has_blob(&digests[1]));
+    assert!(!store.has_blob(&digests[2]) && !store.has_layer("layer"));
+    drop(lease);
+    assert_eq!(store.collect(&keep).unwrap(), 1);
+    drop(store);
+    std::fs::remove_dir_all(root).unwrap();
+}
