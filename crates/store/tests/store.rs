@@ -1,7 +1,5 @@
 //! The store on a real file system.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use std::collections::HashSet;
 use std::io::Write as _;
 

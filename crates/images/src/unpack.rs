@@ -1,0 +1,484 @@
+//! Applying one layer's archive to a directory, by descriptors only. Runs inside the worker.
+//!
+//! Whiteouts become overlayfs's own; what the archive says of overlayfs itself is dropped. Names
+//! are resolved by the kernel below the directory; `..` is refused.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+use tar::{Archive, Entry, EntryType};
+
+/// More entries than any honest layer has.
+const MAX_ENTRIES: u64 = 5_000_000;
+/// The longest path that the kernel takes.
+const MAX_PATH: usize = 4096;
+/// Output beyond this is looked at as a multiple of the input.
+const RATIO_FROM: u64 = 1 << 30;
+const MAX_RATIO: u64 = 1200;
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    pub diff_id: [u8; 32],
+    /// Bytes of the files.
+    pub size: u64,
+    /// Directories that the archive uses and does not list.
+    pub implied: BTreeSet<String>,
+}
+
+struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+    read: u64,
+    limit: u64,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..length]);
+        self.read += length as u64;
+        if self.read > self.limit {
+            return Err(invalid("the layer expands far beyond its size: refused as a bomb".into()));
+        }
+        Ok(length)
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+struct Target<'a> {
+    root: BorrowedFd<'a>,
+    size: u64,
+    implied: BTreeSet<String>,
+    /// Times of directories, set last.
+    times: Vec<(String, Timestamps)>,
+    /// The directory of the entry before: most entries lie in the same one.
+    cached: Option<(String, OwnedFd)>,
+}
+
+/// Applies an archive of `compressed` bytes; `opaque` is handed every directory that hides what
+/// lies below it.
+pub(crate) fn apply(
+    source: impl Read,
+    compressed: u64,
+    root: BorrowedFd<'_>,
+    mut opaque: impl FnMut(&OwnedFd) -> io::Result<()>,
+) -> io::Result<Unpacked> {
+    let (plain, _) = crate::compression::plain(source)?;
+    let limit = compressed.saturating_mul(MAX_RATIO).max(RATIO_FROM);
+    let mut archive = Archive::new(Hashing { inner: plain, hash: Sha256::new(), read: 0, limit });
+    let mut target =
+        Target { root, size: 0, implied: BTreeSet::new(), times: Vec::new(), cached: None };
+    let mut entries = 0;
+    for entry in archive.entries()? {
+        entries += 1;
+        if entries > MAX_ENTRIES {
+            return Err(invalid("the layer has too many entries".into()));
+        }
+        target.entry(entry?, &mut opaque)?;
+    }
+    target.finish()?;
+    let (size, implied) = (target.size, target.implied);
+    let mut rest = archive.into_inner();
+    // What follows the end of the archive counts for its digest.
+    io::copy(&mut rest, &mut io::sink())?;
+    Ok(Unpacked { diff_id: rest.hash.finalize().into(), size, implied })
+}
+
+/// `a/b/c` of whatever stands in the archive. `..` leads nowhere good.
+fn normal(path: &[u8]) -> io::Result<String> {
+    let text = std::str::from_utf8(path)
+        .map_err(|_| invalid("a name in the archive is not UTF-8".into()))?;
+    if text.len() > MAX_PATH || text.contains('\0') {
+        return Err(invalid("a name in the archive is too long or contains NUL".into()));
+    }
+    let mut out: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => return Err(invalid(format!("invalid tar entry {text:?}: breakout"))),
+            part => out.push(part),
+        }
+    }
+    Ok(out.join("/"))
+}
+
+/// What an entry says of its owner, mode, times and extended attributes.
+struct Meta {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    times: Timestamps,
+    xattrs: Vec<(String, Vec<u8>)>,
+}
+
+fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
+    let header = entry.header();
+    let (mut uid, mut gid) = (header.uid()?, header.gid()?);
+    let mode = header.mode()? & 0o7777;
+    let mut seconds = i64::try_from(header.mtime()?).unwrap_or(0);
+    let mut nanos = 0;
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            let key = extension.key().map_err(|_| invalid("a PAX key is not UTF-8".into()))?;
+            let text = || String::from_utf8_lossy(extension.value_bytes()).into_owned();
+            let number =
+                || text().parse::<u64>().map_err(|_| invalid(format!("invalid PAX {key}")));
+            match key {
+                "uid" => uid = number()?,
+                "gid" => gid = number()?,
+                "mtime" => {
+                    let text = text();
+                    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+                    seconds = whole
+                        .parse()
+                        .map_err(|_| invalid(format!("invalid PAX mtime {text:?}")))?;
+                    let digits: String =
+                        fraction.chars().chain("000000000".chars()).take(9).collect();
+                    nanos = digits.parse().unwrap_or(0);
+                }
+                key if key.starts_with("GNU.sparse.") => {
+                    return Err(invalid(
+                        "sparse files in PAX format are not available yet: use GNU's format".into(),
+                    ));
+                }
+                key => {
+                    if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                        xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
+                    }
+                }
+            }
+        }
+    }
+    let id = |value: u64| {
+        u32::try_from(value)
+            .ok()
+            .filter(|value| *value != u32::MAX)
+            .ok_or_else(|| invalid(format!("an owner {value} that no system has")))
+    };
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(Meta { uid: id(uid)?, gid: id(gid)?, mode, times, xattrs })
+}
+
+impl Target<'_> {
+    fn resolve(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let path = if path.is_empty() { "." } else { path };
+        Ok(rustix::fs::openat2(self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    }
+
+    /// The directory of a path, made where it is missing.
+    fn directory(&mut self, path: &str) -> io::Result<OwnedFd> {
+        if let Some((cached, fd)) = &self.cached
+            && cached == path
+        {
+            return fd.try_clone();
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let found = match self.resolve(path, flags) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (above, name) = split(path);
+                let above_fd = self.directory(above)?;
+                match rustix::fs::mkdirat(&above_fd, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => drop(self.implied.insert(path.to_owned())),
+                    Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                self.resolve(path, flags)?
+            }
+            Err(error) => return Err(error),
+        };
+        self.cached = Some((path.to_owned(), found.try_clone()?));
+        Ok(found)
+    }
+
+    fn entry<R: Read>(
+        &mut self,
+        mut entry: Entry<'_, R>,
+        opaque: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let path = normal(&entry.path_bytes())?;
+        let meta = meta(&mut entry)?;
+        if path.is_empty() {
+            if kind == EntryType::Directory {
+                let root = self.resolve("", OFlags::RDONLY | OFlags::DIRECTORY)?;
+                apply_meta(&root, &meta)?;
+                self.times.push((path, meta.times.clone()));
+            }
+            return Ok(());
+        }
+        let (above, name) = split(&path);
+        if let Some(hidden) = name.strip_prefix(".wh.") {
+            return self.whiteout(above, hidden, opaque);
+        }
+        let directory = self.directory(above)?;
+        self.make_room(&directory, &path, name, kind)?;
+        match kind {
+            EntryType::Directory => self.make_directory(&directory, &path, name, &meta),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(&directory, name, &mut entry, &meta)
+            }
+            EntryType::Link => {
+                let to =
+                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
+                self.hard_link(&directory, name, &normal(&to)?)
+            }
+            EntryType::Symlink => {
+                let to =
+                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
+                rustix::fs::symlinkat(&*to, &directory, name)?;
+                own(&directory, name, &meta)?;
+                Ok(rustix::fs::utimensat(&directory, name, &meta.times, AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                node(&directory, name, kind, &entry, &meta)
+            }
+            other => Err(invalid(format!("{path:?}: an entry of the unknown type {other:?}"))),
+        }
+    }
+
+    /// A later entry of the same name wins; a directory stays what it is for another directory.
+    fn make_room(
+        &mut self,
+        directory: &OwnedFd,
+        path: &str,
+        name: &str,
+        kind: EntryType,
+    ) -> io::Result<()> {
+        let Ok(stat) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        match (is_directory, kind) {
+            (true, EntryType::Directory) => Ok(()),
+            (true, _) => {
+                self.cached = None;
+                self.implied
+                    .retain(|known| known != path && !known.starts_with(&format!("{path}/")));
+                self.times
+                    .retain(|(known, _)| known != path && !known.starts_with(&format!("{path}/")));
+                remove_tree(directory, name)
+            }
+            (false, _) => Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?),
+        }
+    }
+
+    fn make_directory(
+        &mut self,
+        directory: &OwnedFd,
+        path: &str,
+        name: &str,
+        meta: &Meta,
+    ) -> io::Result<()> {
+        match rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        apply_meta(&made, meta)?;
+        self.implied.remove(path);
+        self.times.push((path.to_owned(), meta.times.clone()));
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        directory: &OwnedFd,
+        name: &str,
+        entry: &mut Entry<'_, R>,
+        meta: &Meta,
+    ) -> io::Result<()> {
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?;
+        let mut file = File::from(fd);
+        self.size += copy_sparse(entry, &mut file)?;
+        let fd = OwnedFd::from(file);
+        apply_meta(&fd, meta)?;
+        Ok(rustix::fs::futimens(&fd, &meta.times)?)
+    }
+
+    fn hard_link(&mut self, directory: &OwnedFd, name: &str, to: &str) -> io::Result<()> {
+        let (above, target) = split(to);
+        let from = self.resolve(above, OFlags::PATH | OFlags::DIRECTORY);
+        let linked = from.and_then(|from| {
+            Ok(rustix::fs::linkat(from, target, directory, name, AtFlags::empty())?)
+        });
+        linked.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => invalid(format!(
+                "a hard link to {to:?}, which is not in the same layer, is not available yet"
+            )),
+            _ => error,
+        })
+    }
+
+    fn whiteout(
+        &mut self,
+        above: &str,
+        hidden: &str,
+        opaque: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if hidden == ".wh..opq" {
+            let _ = self.directory(above)?;
+            // A descriptor that an attribute can be set on.
+            return opaque(&self.resolve(above, OFlags::RDONLY | OFlags::DIRECTORY)?);
+        }
+        if hidden.starts_with(".wh.") {
+            // Bookkeeping of aufs.
+            return Ok(());
+        }
+        if hidden.is_empty() || hidden == "." || hidden == ".." {
+            return Err(invalid(format!("invalid whiteout {hidden:?} in {above:?}: breakout")));
+        }
+        let directory = self.directory(above)?;
+        self.make_room(&directory, &join(above, hidden), hidden, EntryType::Char)?;
+        Ok(rustix::fs::mknodat(&directory, hidden, FileType::CharacterDevice, Mode::empty(), 0)?)
+    }
+
+    /// Times of directories, innermost first: what was made inside changed them.
+    fn finish(&mut self) -> io::Result<()> {
+        for (path, times) in std::mem::take(&mut self.times).into_iter().rev() {
+            let directory =
+                self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+            match directory {
+                Ok(directory) => rustix::fs::futimens(&directory, &times)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn join(above: &str, name: &str) -> String {
+    if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
+}
+
+fn own(directory: &OwnedFd, name: &str, meta: &Meta) -> io::Result<()> {
+    if (meta.uid, meta.gid) == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Owner before mode, since a change of owner takes the set-user-id bit away.
+fn apply_meta(fd: &OwnedFd, meta: &Meta) -> io::Result<()> {
+    if (meta.uid, meta.gid) != (0, 0) {
+        rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+    }
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+    for (name, value) in &meta.xattrs {
+        if name.contains(".overlay.") {
+            continue;
+        }
+        match rustix::fs::fsetxattr(fd, name.as_str(), value, XattrFlags::empty()) {
+            // What this worker may not set (trusted.*) or this file system does not have.
+            Ok(()) | Err(Errno::PERM | Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn node<R: Read>(
+    directory: &OwnedFd,
+    name: &str,
+    kind: EntryType,
+    entry: &Entry<'_, R>,
+    meta: &Meta,
+) -> io::Result<()> {
+    let header = entry.header();
+    let device = || -> io::Result<u64> {
+        let major = header.device_major()?.unwrap_or(0);
+        let minor = header.device_minor()?.unwrap_or(0);
+        Ok(rustix::fs::makedev(major, minor))
+    };
+    let (file_type, device) = match kind {
+        EntryType::Char => (FileType::CharacterDevice, device()?),
+        EntryType::Block => (FileType::BlockDevice, device()?),
+        _ => (FileType::Fifo, 0),
+    };
+    if file_type == FileType::CharacterDevice && device == 0 {
+        return Err(invalid(format!("{name:?}: a whiteout as a device node")));
+    }
+    rustix::fs::mknodat(
+        directory,
+        name,
+        file_type,
+        Mode::from_raw_mode(meta.mode & 0o777),
+        device,
+    )?;
+    own(directory, name, meta)?;
+    rustix::fs::chmodat(directory, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
+    Ok(rustix::fs::utimensat(directory, name, &meta.times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Copies, leaving holes where there are only zeros.
+fn copy_sparse(source: &mut impl Read, file: &mut File) -> io::Result<u64> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut size = 0_u64;
+    let mut hole = false;
+    loop {
+        let length = source.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        size += length as u64;
+        let bytes = &buffer[..length];
+        hole = length >= 4096 && bytes.iter().all(|byte| *byte == 0);
+        if hole {
+            file.seek(SeekFrom::Current(length as i64))?;
+        } else {
+            file.write_all(bytes)?;
+        }
+    }
+    if hole {
+        file.set_len(size)?;
+    }
+    Ok(size)
+}
+
+fn remove_tree(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inside = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&inside)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push((entry.file_name().to_owned(), entry.file_type()));
+        }
+    }
+    for (below, kind) in names {
+        if kind == FileType::Directory {
+            remove_tree(&inside, &below.to_string_lossy())?;
+        } else {
+            rustix::fs::unlinkat(inside.as_fd(), &*below, AtFlags::empty())?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+}
