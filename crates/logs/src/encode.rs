@@ -2,6 +2,8 @@
 
 use hoy_types::Timestamp;
 
+use crate::scan::special;
+
 /// Where a record came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -19,59 +21,68 @@ impl Stream {
 }
 
 /// Appends one record. `text` keeps its newline, if it has one.
-pub(crate) fn encode(out: &mut Vec<u8>, text: &[u8], stream: Stream, time: &str) {
+pub(crate) fn encode(out: &mut Vec<u8>, text: &[u8], stream: Stream, time: &[u8]) {
     out.extend_from_slice(b"{\"log\":\"");
     escape(out, text);
     out.extend_from_slice(b"\",\"stream\":\"");
     out.extend_from_slice(stream.name().as_bytes());
     out.extend_from_slice(b"\",\"time\":\"");
-    out.extend_from_slice(time.as_bytes());
+    out.extend_from_slice(time);
     out.extend_from_slice(b"\"}\n");
 }
 
-/// JSON text as Docker writes it: HTML characters and the two Unicode line ends escaped, what is
-/// not UTF-8 replaced.
+/// JSON text as Docker writes it: control characters but newline and return as \u00XX, HTML
+/// characters and the two Unicode line ends escaped, each byte that is not UTF-8 replaced.
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    let plain = |byte: u8| {
-        (0x20..0x80).contains(&byte) && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&')
-    };
     let mut rest = text;
-    while !rest.is_empty() {
-        let run = rest.iter().position(|byte| !plain(*byte)).unwrap_or(rest.len());
-        out.extend_from_slice(&rest[..run]);
-        rest = &rest[run..];
-        let Some(byte) = rest.first() else { break };
-        if *byte < 0x80 {
-            rest = &rest[1..];
-            match byte {
-                b'"' => out.extend_from_slice(b"\\\""),
-                b'\\' => out.extend_from_slice(b"\\\\"),
-                b'\n' => out.extend_from_slice(b"\\n"),
-                b'\r' => out.extend_from_slice(b"\\r"),
-                b'\t' => out.extend_from_slice(b"\\t"),
-                other => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    out.extend_from_slice(b"\\u00");
-                    out.push(HEX[usize::from(other >> 4)]);
-                    out.push(HEX[usize::from(other & 15)]);
-                }
+    loop {
+        let run = special(rest).unwrap_or(rest.len());
+        let (plain, after) = rest.split_at(run);
+        out.extend_from_slice(plain);
+        match after {
+            [] => return,
+            [byte @ ..0x80, after @ ..] => {
+                escape_ascii(out, *byte);
+                rest = after;
             }
-            continue;
+            _ => {
+                let end = after.iter().position(u8::is_ascii).unwrap_or(after.len());
+                let (wide, after) = after.split_at(end);
+                escape_wide(out, wide);
+                rest = after;
+            }
         }
-        let end = rest.iter().position(|byte| *byte < 0x80).unwrap_or(rest.len());
-        let (wide, after) = rest.split_at(end);
-        rest = after;
-        for chunk in wide.utf8_chunks() {
-            for letter in chunk.valid().chars() {
-                match letter {
-                    '\u{2028}' => out.extend_from_slice(b"\\u2028"),
-                    '\u{2029}' => out.extend_from_slice(b"\\u2029"),
-                    letter => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
-                }
-            }
-            for _ in chunk.invalid() {
-                out.extend_from_slice(b"\\ufffd");
-            }
+    }
+}
+
+fn escape_ascii(out: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        other => {
+            out.extend_from_slice(b"\\u00");
+            out.push(HEX[usize::from(other >> 4)]);
+            out.push(HEX[usize::from(other & 15)]);
+        }
+    }
+}
+
+/// Bytes above ASCII.
+fn escape_wide(out: &mut Vec<u8>, wide: &[u8]) {
+    for chunk in wide.utf8_chunks() {
+        let mut valid = chunk.valid();
+        while let Some(at) = valid.find(['\u{2028}', '\u{2029}']) {
+            let (before, found) = valid.split_at(at);
+            out.extend_from_slice(before.as_bytes());
+            let first = found.starts_with('\u{2028}');
+            out.extend_from_slice(if first { b"\\u2028" } else { b"\\u2029" });
+            valid = &found['\u{2028}'.len_utf8()..];
+        }
+        out.extend_from_slice(valid.as_bytes());
+        for _ in chunk.invalid() {
+            out.extend_from_slice(b"\\ufffd");
         }
     }
 }
@@ -135,9 +146,11 @@ fn unescape(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
                     other => out.push(other),
                 }
             }
-            byte => {
-                out.push(byte);
-                at += 1;
+            _ => {
+                let rest = text.get(at..)?;
+                let run = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+                out.extend_from_slice(&rest[..run]);
+                at += run;
             }
         }
     }
@@ -154,11 +167,11 @@ mod tests {
             &mut out,
             b"a\t\"<b>\" \\ \x01\xff \xe2\x82\xac\n",
             Stream::Stdout,
-            "2026-01-02T03:04:05.6Z",
+            b"2026-01-02T03:04:05.6Z",
         );
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "{\"log\":\"a\\t\\\"\\u003cb\\u003e\\\" \\\\ \\u0001\\ufffd €\\n\",\"stream\":\"stdout\",\
+            "{\"log\":\"a\\u0009\\\"\\u003cb\\u003e\\\" \\\\ \\u0001\\ufffd €\\n\",\"stream\":\"stdout\",\
              \"time\":\"2026-01-02T03:04:05.6Z\"}\n"
         );
     }
@@ -168,7 +181,7 @@ mod tests {
         let time: Timestamp = "2026-01-02T03:04:05.000000006Z".parse().unwrap();
         for text in ["", "plain\n", "€ \u{2028} \u{1f6a2} \"quoted\" \\n\n", "\u{0}\u{1f}\r"] {
             let mut out = Vec::new();
-            encode(&mut out, text.as_bytes(), Stream::Stderr, &time.to_string());
+            encode(&mut out, text.as_bytes(), Stream::Stderr, time.to_string().as_bytes());
             let decoded = decode(&out).unwrap();
             assert_eq!(decoded, (text.as_bytes().to_vec(), Stream::Stderr, time));
         }
@@ -184,6 +197,31 @@ mod tests {
             "{\"log\":\"\\u12\",\"stream\":\"stdout\",\"time\":\"x\"}",
         ] {
             assert!(decode(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_comes_back(text: String) {
+            let mut out = Vec::new();
+            encode(&mut out, text.as_bytes(), Stream::Stdout, b"2026-01-02T03:04:05Z");
+            // Always one line, and nothing a browser would take for markup.
+            assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert!(!out.iter().any(|byte| matches!(byte, b'<' | b'>' | b'&')));
+            assert_eq!(decode(&out).unwrap().0, text.as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_make_a_line_of_text(bytes: Vec<u8>) {
+            let mut out = Vec::new();
+            encode(&mut out, &bytes, Stream::Stdout, b"2026-01-02T03:04:05Z");
+            assert!(std::str::from_utf8(&out).is_ok());
+            assert!(decode(&out).is_some());
+            // Damage is never more than a record that is not there.
+            let _ = decode(&bytes);
+            for end in 0..out.len() {
+                let _ = decode(&out[..end]);
+            }
         }
     }
 }

@@ -5,14 +5,25 @@
 
 mod encode;
 mod read;
+mod scan;
+mod segment;
+mod stamp;
+mod watch;
 mod write;
 
 pub use encode::Stream;
 pub use read::{Follower, Query, Record, Tail};
+pub use watch::Watch;
 pub use write::Writer;
+
+use hoy_types::ErrorKind;
 
 /// Docker splits longer lines into records of this size.
 pub const MAX_RECORD: usize = 16 * 1024;
+
+/// A longer line of the file was not written by us: six bytes of JSON for each of the record's,
+/// and the rest of it.
+pub(crate) const LONGEST_LINE: usize = 8 * MAX_RECORD;
 
 /// What went wrong with which file.
 #[derive(Debug, thiserror::Error)]
@@ -30,5 +41,10 @@ impl LogError {
         source: impl Into<std::io::Error>,
     ) -> Self {
         Self { operation, path: path.display().to_string(), source: source.into() }
+    }
+
+    /// A log is never something that a request names: its trouble is the machine's.
+    pub const fn kind(&self) -> ErrorKind {
+        ErrorKind::System
     }
 }

@@ -1,19 +1,19 @@
 //! Reading: the last records, those of a span of time, and those to come.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use hoy_types::Timestamp;
 
 use crate::LogError;
-use crate::encode::{Stream, decode};
+use crate::encode::Stream;
+use crate::segment::Segment;
+use crate::watch::Watch;
 use crate::write::numbered;
 
-/// A longer line was not written by us.
-const LONGEST_LINE: usize = 1 << 20;
+/// How often the segments are looked at until two looks agree.
+const LOOKS: usize = 16;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,173 +50,139 @@ impl Query {
 }
 
 /// Reads a log from its oldest segment on, over rotations, without a gap or a repetition.
+#[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
     query: Query,
     current: Option<Segment>,
     /// Segments older than the current one, oldest first.
     older: VecDeque<Segment>,
-    tail: Option<VecDeque<Record>>,
-}
-
-struct Segment {
-    reader: BufReader<File>,
-    inode: u64,
-    /// A line whose end has not been written yet.
-    line: Vec<u8>,
-}
-
-impl Segment {
-    fn open(path: &Path) -> Result<Option<Self>, LogError> {
-        match File::open(path) {
-            Ok(file) => {
-                let meta = file.metadata().map_err(|e| LogError::new("look at", path, e))?;
-                Ok(Some(Self { reader: BufReader::new(file), inode: meta.ino(), line: Vec::new() }))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LogError::new("open", path, error)),
-        }
-    }
-
-    /// The next whole record; what is none is passed over.
-    fn next(&mut self, path: &Path) -> Result<Option<Record>, LogError> {
-        loop {
-            let read = self.reader.read_until(b'\n', &mut self.line);
-            let read = read.map_err(|error| LogError::new("read", path, error))?;
-            if read == 0 || self.line.last() != Some(&b'\n') {
-                if self.line.len() > LONGEST_LINE {
-                    self.line.clear();
-                }
-                return Ok(None);
-            }
-            let record = decode(&self.line);
-            self.line.clear();
-            if let Some((text, stream, time)) = record {
-                return Ok(Some(Record { text, stream, time }));
-            }
-        }
-    }
 }
 
 impl Follower {
     /// Opens all segments at once, so that a rotation meanwhile takes nothing away.
     pub fn open(path: &Path, query: Query, tail: Tail) -> Result<Self, LogError> {
-        let mut follower = Self {
-            path: path.to_owned(),
-            query,
-            current: None,
-            older: VecDeque::new(),
-            tail: None,
-        };
-        follower.open_segments()?;
+        let mut segments = segments(path)?;
         if let Tail::Last(count) = tail {
-            let mut last: VecDeque<Record> = VecDeque::new();
-            while let Some(record) = follower.step()? {
-                if count > 0 {
-                    if last.len() == count {
-                        last.pop_front();
-                    }
-                    last.push_back(record);
+            let mut left = count;
+            let mut needed = 0;
+            for segment in &mut segments {
+                if needed > 0 && left == 0 {
+                    break;
                 }
+                let rewound = segment.rewind(left, |record| query.wants(record));
+                left = rewound.map_err(|error| LogError::new("read", path, error))?;
+                needed += 1;
             }
-            follower.tail = Some(last);
+            segments.truncate(needed);
         }
-        Ok(follower)
+        let mut segments = segments.into_iter();
+        let current = segments.next();
+        let older = segments.rev().collect();
+        Ok(Self { path: path.to_owned(), query, current, older })
     }
 
-    fn open_segments(&mut self) -> Result<(), LogError> {
-        // The current one first: whatever is rotated after that is found under a number too, and
-        // recognised by its inode.
-        self.current = Segment::open(&self.path)?;
-        let known = self.current.as_ref().map(|segment| segment.inode);
-        for number in 1..u32::MAX {
-            match Segment::open(&numbered(&self.path, number))? {
-                Some(segment) if Some(segment.inode) == known => {}
-                Some(segment) => self.older.push_front(segment),
-                None => break,
-            }
-        }
-        Ok(())
+    /// A descriptor to wait on when `next_record` has nothing. Asked for before the log is read
+    /// to its end, it misses nothing.
+    pub fn watch(&self) -> Result<Watch, LogError> {
+        Watch::new(&self.path)
     }
 
     /// The next record that is wanted, or `None` when there is none for now.
     pub fn next_record(&mut self) -> Result<Option<Record>, LogError> {
-        if let Some(tail) = &mut self.tail {
-            if let Some(record) = tail.pop_front() {
-                return Ok(Some(record));
+        loop {
+            match self.step()? {
+                Some(record) if !self.query.wants(&record) => {}
+                other => return Ok(other),
             }
-            self.tail = None;
         }
-        self.step()
     }
 
     fn step(&mut self) -> Result<Option<Record>, LogError> {
         loop {
-            let found = if let Some(segment) = self.older.front_mut() {
-                let found = segment.next(&self.path)?;
-                if found.is_none() {
-                    self.older.pop_front();
-                    continue;
+            let failed = |error| LogError::new("read", &self.path, error);
+            if let Some(segment) = self.older.front_mut() {
+                match segment.next().map_err(failed)? {
+                    Some(record) => return Ok(Some(record)),
+                    None => drop(self.older.pop_front()),
                 }
-                found
-            } else {
-                if self.current.is_none() {
-                    self.current = Segment::open(&self.path)?;
-                }
-                let Some(segment) = &mut self.current else { return Ok(None) };
-                match segment.next(&self.path)? {
-                    Some(record) => Some(record),
-                    None if self.rotated()? => continue,
-                    None => return Ok(None),
-                }
-            };
-            match found {
-                Some(record) if self.query.wants(&record) => return Ok(Some(record)),
-                _ => {}
+                continue;
+            }
+            if self.current.is_none() {
+                self.current = Segment::open(&self.path)?;
+            }
+            let Some(segment) = &mut self.current else { return Ok(None) };
+            if let Some(record) = segment.next().map_err(failed)? {
+                return Ok(Some(record));
+            }
+            if !self.rotated()? {
+                return Ok(None);
             }
         }
     }
 
-    /// Whether the file that we read to its end has been replaced: then the segments between it
-    /// and the new one are lined up.
+    /// Whether the file that we read to its end has been replaced: then what is newer is lined up
+    /// behind it. It was written to until the moment of its rotation, so it is read once more.
     fn rotated(&mut self) -> Result<bool, LogError> {
-        let inode = std::fs::metadata(&self.path).map(|meta| meta.ino()).ok();
         let Some(current) = &self.current else { return Ok(false) };
-        if inode.is_none() || inode == Some(current.inode) {
-            return Ok(false);
+        match std::fs::metadata(&self.path) {
+            Ok(meta) if meta.ino() != current.inode => {}
+            // The same, or between two files: the new one will be seen when it is there.
+            _ => return Ok(false),
         }
-        // It was written to until the moment of its rotation: read on once more.
-        let read_to_end = current.inode;
-        let mut newer = VecDeque::new();
-        let fresh = Segment::open(&self.path)?;
-        for number in 1..u32::MAX {
-            match Segment::open(&numbered(&self.path, number))? {
-                Some(segment) if segment.inode == read_to_end => break,
-                Some(segment) => newer.push_front(segment),
-                None => break,
-            }
+        let known = current.inode;
+        let mut newer = segments(&self.path)?;
+        if let Some(at) = newer.iter().position(|segment| segment.inode == known) {
+            newer.truncate(at);
         }
-        if let Some(old) = self.current.take() {
-            newer.push_front(old);
+        let mut newer = newer.into_iter();
+        let Some(fresh) = newer.next() else { return Ok(false) };
+        self.older = newer.rev().collect();
+        if let Some(read) = self.current.replace(fresh) {
+            self.older.push_front(read);
         }
-        self.older = newer;
-        self.current = fresh;
         Ok(true)
     }
+}
+
+/// All segments, newest first. A writer may be renaming them one by one: each is taken once, a
+/// number that is missing between two is passed over, and two looks must agree.
+fn segments(path: &Path) -> Result<Vec<Segment>, LogError> {
+    let mut seen = look(path)?;
+    for _ in 0..LOOKS {
+        let again = look(path)?;
+        let inodes = |list: &[Segment]| list.iter().map(|s| s.inode).collect::<Vec<_>>();
+        let agree = inodes(&seen) == inodes(&again);
+        seen = again;
+        if agree {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+fn look(path: &Path) -> Result<Vec<Segment>, LogError> {
+    let mut found: Vec<Segment> = Segment::open(path)?.into_iter().collect();
+    let mut missing = 0;
+    for number in 1..u32::MAX {
+        match Segment::open(&numbered(path, number))? {
+            Some(segment) => {
+                missing = 0;
+                if found.iter().all(|other| other.inode != segment.inode) {
+                    found.push(segment);
+                }
+            }
+            None if missing > 0 => break,
+            None => missing += 1,
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Writer;
-
-    fn directory() -> PathBuf {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("hoy-logs-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    }
 
     const ALL: Query = Query { stdout: true, stderr: true, since: None, until: None };
 
@@ -228,48 +194,73 @@ mod tests {
         out
     }
 
+    fn write(writer: &mut Writer, stream: Stream, bytes: &[u8]) {
+        writer.push(stream, Timestamp::from_parts(1000, 0), bytes).unwrap();
+        writer.flush().unwrap();
+    }
+
+    fn log() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        (directory, path)
+    }
+
     #[test]
     fn lines_streams_and_tail() {
-        let directory = directory();
-        let path = directory.join("log");
+        let (_directory, path) = log();
         let mut writer = Writer::open(&path, None, 1).unwrap();
-        writer.write(Stream::Stdout, b"one\ntw").unwrap();
-        writer.write(Stream::Stderr, b"err\n").unwrap();
-        writer.write(Stream::Stdout, b"o\nlast").unwrap();
+        write(&mut writer, Stream::Stdout, b"one\ntw");
+        write(&mut writer, Stream::Stderr, b"err\n");
+        write(&mut writer, Stream::Stdout, b"o\nlast");
         let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
         assert_eq!(texts(&mut follower), ["one\n", "err\n", "two\n"]);
-        writer.finish().unwrap();
+        writer.finish(Timestamp::from_parts(1000, 0)).unwrap();
         assert_eq!(texts(&mut follower), ["last"]);
         let mut follower = Follower::open(&path, ALL, Tail::Last(2)).unwrap();
         assert_eq!(texts(&mut follower), ["two\n", "last"]);
         let stderr = Query { stdout: false, ..ALL };
         assert_eq!(texts(&mut Follower::open(&path, stderr, Tail::All).unwrap()), ["err\n"]);
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn long_lines_are_split() {
-        let directory = directory();
-        let path = directory.join("log");
+        let (_directory, path) = log();
         let mut writer = Writer::open(&path, None, 1).unwrap();
-        writer.write(Stream::Stdout, &[b'x'; 40_000]).unwrap();
-        writer.write(Stream::Stdout, b"\n").unwrap();
+        write(&mut writer, Stream::Stdout, &[b'x'; 40_000]);
+        write(&mut writer, Stream::Stdout, b"\n");
         let texts = texts(&mut Follower::open(&path, ALL, Tail::All).unwrap());
         let lengths: Vec<usize> = texts.iter().map(String::len).collect();
         assert_eq!(lengths, [16384, 16384, 40_000 - 2 * 16384 + 1]);
-        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn spans_of_time() {
+        let (_directory, path) = log();
+        let mut writer = Writer::open(&path, None, 1).unwrap();
+        for second in 0..10 {
+            let line = format!("{second}\n");
+            writer.push(Stream::Stdout, Timestamp::from_parts(second, 0), line.as_bytes()).unwrap();
+        }
+        writer.flush().unwrap();
+        let span = Query {
+            since: Some(Timestamp::from_parts(3, 0)),
+            until: Some(Timestamp::from_parts(6, 0)),
+            ..ALL
+        };
+        let read = |tail| texts(&mut Follower::open(&path, span.clone(), tail).unwrap());
+        assert_eq!(read(Tail::All), ["3\n", "4\n", "5\n", "6\n"]);
+        assert_eq!(read(Tail::Last(2)), ["5\n", "6\n"]);
     }
 
     #[test]
     fn follows_over_rotation_without_gap() {
-        let directory = directory();
-        let path = directory.join("log");
+        let (directory, path) = log();
         let mut writer = Writer::open(&path, Some(2000), 4).unwrap();
-        writer.write(Stream::Stdout, b"0\n").unwrap();
+        write(&mut writer, Stream::Stdout, b"0\n");
         let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
         let mut seen = texts(&mut follower);
         for number in 1..500 {
-            writer.write(Stream::Stdout, format!("{number}\n").as_bytes()).unwrap();
+            write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
             if number % 40 == 0 {
                 seen.extend(texts(&mut follower));
             }
@@ -277,24 +268,101 @@ mod tests {
         seen.extend(texts(&mut follower));
         let expected: Vec<String> = (0..500).map(|number| format!("{number}\n")).collect();
         assert_eq!(seen, expected);
-        let files = std::fs::read_dir(&directory).unwrap().count();
-        assert_eq!(files, 4);
-        std::fs::remove_dir_all(directory).unwrap();
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn follows_a_writer_that_rotates_meanwhile() {
+        let (_directory, path) = log();
+        let lines = 20_000;
+        let mut writer = Writer::open(&path, Some(100_000), 1000).unwrap();
+        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let watch = follower.watch().unwrap();
+        let thread = std::thread::spawn(move || {
+            for number in 0..lines {
+                write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
+            }
+        });
+        let mut seen = Vec::new();
+        while seen.len() < lines {
+            let mut fds = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
+            let second = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+            assert!(rustix::event::poll(&mut fds, Some(&second)).unwrap() > 0, "{}", seen.len());
+            watch.clear().unwrap();
+            seen.extend(texts(&mut follower));
+        }
+        thread.join().unwrap();
+        let expected: Vec<String> = (0..lines).map(|number| format!("{number}\n")).collect();
+        assert!(seen == expected);
+    }
+
+    #[test]
+    fn the_last_ones_over_segments_and_then_those_to_come() {
+        let (_directory, path) = log();
+        let mut writer = Writer::open(&path, Some(2000), 20).unwrap();
+        for number in 0..200 {
+            write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
+        }
+        for count in [0, 1, 5, 30, 60, 199, 200, 1000] {
+            let mut follower = Follower::open(&path, ALL, Tail::Last(count)).unwrap();
+            let first = 200 - count.min(200);
+            let expected: Vec<String> = (first..200).map(|number| format!("{number}\n")).collect();
+            assert_eq!(texts(&mut follower), expected, "{count}");
+        }
+        let mut follower = Follower::open(&path, ALL, Tail::Last(0)).unwrap();
+        write(&mut writer, Stream::Stdout, b"new\n");
+        assert_eq!(texts(&mut follower), ["new\n"]);
     }
 
     #[test]
     fn half_a_record_of_a_killed_writer_is_passed_over() {
-        let directory = directory();
-        let path = directory.join("log");
+        let (_directory, path) = log();
         let mut writer = Writer::open(&path, None, 1).unwrap();
-        writer.write(Stream::Stdout, b"whole\n").unwrap();
+        write(&mut writer, Stream::Stdout, b"whole\n");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.extend_from_slice(b"{\"log\":\"ha");
         std::fs::write(&path, bytes).unwrap();
+        let mut last = Follower::open(&path, ALL, Tail::Last(1)).unwrap();
+        assert_eq!(texts(&mut last), ["whole\n"]);
         let mut writer = Writer::open(&path, None, 1).unwrap();
-        writer.write(Stream::Stdout, b"next\n").unwrap();
+        write(&mut writer, Stream::Stdout, b"next\n");
+        assert_eq!(texts(&mut last), ["next\n"]);
         let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
         assert_eq!(texts(&mut follower), ["whole\n", "next\n"]);
-        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_log_is_passed_over_within_bounds() {
+        let (_directory, path) = log();
+        let mut writer = Writer::open(&path, None, 1).unwrap();
+        write(&mut writer, Stream::Stdout, b"first\n");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend(std::iter::repeat_n(b'x', 1 << 20));
+        bytes.push(b'\n');
+        bytes.extend(std::iter::repeat_n(b'\n', 1000));
+        bytes.extend_from_slice(b"{\"log\":\"\\u12");
+        bytes.push(b'\n');
+        std::fs::write(&path, bytes).unwrap();
+        let mut writer = Writer::open(&path, None, 1).unwrap();
+        write(&mut writer, Stream::Stdout, b"second\n");
+        for tail in [Tail::All, Tail::Last(2), Tail::Last(10)] {
+            let mut follower = Follower::open(&path, ALL, tail).unwrap();
+            assert_eq!(texts(&mut follower), ["first\n", "second\n"]);
+        }
+        let mut last = Follower::open(&path, ALL, Tail::Last(1)).unwrap();
+        assert_eq!(texts(&mut last), ["second\n"]);
+    }
+
+    #[test]
+    fn an_emptied_file_is_read_from_its_start() {
+        let (_directory, path) = log();
+        let mut writer = Writer::open(&path, None, 1).unwrap();
+        write(&mut writer, Stream::Stdout, b"a longer line to begin with\n");
+        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        assert_eq!(texts(&mut follower).len(), 1);
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        assert_eq!(texts(&mut follower), Vec::<String>::new());
+        write(&mut writer, Stream::Stdout, b"new\n");
+        assert_eq!(texts(&mut follower), ["new\n"]);
     }
 }

@@ -1,131 +1,213 @@
-//! Writing: lines to records, one write per batch, rotation by size.
+//! Writing: lines to records, one write per batch, rotation by size. Never synced: a log that
+//! survives a power cut is not worth a container that waits for the disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use hoy_types::Timestamp;
 
 use crate::encode::{Stream, encode};
+use crate::scan::newline;
+use crate::stamp::Stamps;
 use crate::{LogError, MAX_RECORD};
+
+/// A batch that has grown to this is written before more is taken.
+const BATCH: usize = 256 * 1024;
+/// What is kept of the buffers when there is nothing to write.
+const KEPT: usize = 4096;
 
 /// The end of one container's log.
 #[derive(Debug)]
 pub struct Writer {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    max_size: Option<u64>,
-    max_files: u32,
+    segments: Segments,
     /// What has come of a line that has no end yet, per stream.
     partial: [Vec<u8>; 2],
     batch: Vec<u8>,
+    /// How many records are in the batch.
+    records: u64,
+    stamps: Stamps,
+    /// Records that could not be written and are not marked in the log yet.
+    unmarked: u64,
+    lost: u64,
 }
 
 impl Writer {
     /// Goes on with the file, or begins it.
     pub fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> Result<Self, LogError> {
-        let mut file = open(path)?;
-        let size = file.metadata().map_err(|e| LogError::new("look at", path, e))?.len();
-        if size > 0 && !ends_with_newline(path) {
-            // A killed writer left half a record: end the line, so that the next one is whole.
-            file.write_all(b"\n").map_err(|e| LogError::new("write", path, e))?;
-        }
         Ok(Self {
-            path: path.to_owned(),
-            file,
-            size,
-            max_size,
-            max_files: max_files.max(1),
+            segments: Segments::open(path, max_size, max_files)?,
             partial: [Vec::new(), Vec::new()],
             batch: Vec::new(),
+            records: 0,
+            stamps: Stamps::new(),
+            unmarked: 0,
+            lost: 0,
         })
     }
 
-    /// Takes output as it comes. Complete lines are on their way to the file when this returns.
-    pub fn write(&mut self, stream: Stream, mut bytes: &[u8]) -> Result<(), LogError> {
-        let time = now();
-        let index = usize::from(stream == Stream::Stderr);
+    /// Takes output as it comes, heard at `at`. Complete lines are written by the next `flush`,
+    /// or now if they are many.
+    pub fn push(
+        &mut self,
+        stream: Stream,
+        at: Timestamp,
+        mut bytes: &[u8],
+    ) -> Result<(), LogError> {
         while !bytes.is_empty() {
-            let room = MAX_RECORD - self.partial[index].len();
-            let window = &bytes[..bytes.len().min(room)];
-            let end = window.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-            let take = end.unwrap_or(window.len());
-            let (piece, rest) = bytes.split_at(take);
+            let partial = &mut self.partial[index(stream)];
+            let window = &bytes[..bytes.len().min(MAX_RECORD - partial.len())];
+            let end = newline(window).map(|at| at + 1);
+            let (piece, rest) = bytes.split_at(end.unwrap_or(window.len()));
             bytes = rest;
-            let full = self.partial[index].len() + piece.len() == MAX_RECORD;
-            if end.is_none() && !full {
-                self.partial[index].extend_from_slice(piece);
+            if end.is_none() && partial.len() + piece.len() < MAX_RECORD {
+                partial.extend_from_slice(piece);
                 break;
             }
-            if self.partial[index].is_empty() {
-                encode(&mut self.batch, piece, stream, &time);
+            let stamp = self.stamps.next(at);
+            if partial.is_empty() {
+                encode(&mut self.batch, piece, stream, stamp);
             } else {
-                self.partial[index].extend_from_slice(piece);
-                encode(&mut self.batch, &self.partial[index], stream, &time);
-                self.partial[index].clear();
+                partial.extend_from_slice(piece);
+                encode(&mut self.batch, partial, stream, stamp);
+                partial.clear();
+                partial.shrink_to(KEPT);
+            }
+            self.records += 1;
+            if self.batch.len() >= BATCH {
+                self.flush()?;
             }
         }
-        self.flush()
+        Ok(())
     }
 
-    /// The last line needs no newline to be logged.
-    pub fn finish(&mut self) -> Result<(), LogError> {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let index = usize::from(stream == Stream::Stderr);
-            if !self.partial[index].is_empty() {
-                let text = std::mem::take(&mut self.partial[index]);
-                encode(&mut self.batch, &text, stream, &now());
-            }
-        }
-        self.flush()
-    }
-
-    fn flush(&mut self) -> Result<(), LogError> {
+    /// Writes what there is. What cannot be written is counted, and marked in the log by the next
+    /// write that succeeds.
+    pub fn flush(&mut self) -> Result<(), LogError> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let mut batch = std::mem::take(&mut self.batch);
-        let result = self.append(&batch);
-        batch.clear();
+        if self.unmarked > 0 {
+            let text = format!("hoy: {} log records were lost here\n", self.unmarked);
+            let mut marked = Vec::with_capacity(self.batch.len() + 256);
+            // Between the records before and those to come: with the time of neither.
+            encode(
+                &mut marked,
+                text.as_bytes(),
+                Stream::Stderr,
+                self.stamps.next(Timestamp::from_system(std::time::SystemTime::now())),
+            );
+            marked.append(&mut self.batch);
+            self.batch = marked;
+        }
+        let result = self.segments.append(&self.batch);
+        match &result {
+            Ok(()) => self.unmarked = 0,
+            Err(_) => {
+                self.unmarked += self.records;
+                self.lost += self.records;
+            }
+        }
+        self.records = 0;
+        self.batch.clear();
         // An idle container keeps no large buffer.
-        batch.shrink_to(4096);
-        self.batch = batch;
+        self.batch.shrink_to(KEPT);
         result
     }
 
+    /// The last line needs no newline to be logged.
+    pub fn finish(&mut self, at: Timestamp) -> Result<(), LogError> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let text = std::mem::take(&mut self.partial[index(stream)]);
+            if !text.is_empty() {
+                encode(&mut self.batch, &text, stream, self.stamps.next(at));
+                self.records += 1;
+            }
+        }
+        self.flush()
+    }
+
+    /// Counts records that never came here, so that the log says so where they are missing.
+    pub fn missing(&mut self, records: u64) {
+        self.unmarked += records;
+        self.lost += records;
+    }
+
+    /// How many records are missing in the log, of all that this writer was to write.
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+const fn index(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout => 0,
+        Stream::Stderr => 1,
+    }
+}
+
+/// The file, and the older ones beside it.
+#[derive(Debug)]
+struct Segments {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    max_size: Option<u64>,
+    max_files: u32,
+    /// The file may end in half a record.
+    torn: bool,
+}
+
+impl Segments {
+    fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> Result<Self, LogError> {
+        let file = create(path)?;
+        let size = file.metadata().map_err(|e| LogError::new("look at", path, e))?.len();
+        // A killed writer may have left half a record.
+        let torn = size > 0 && !ends_with_newline(path);
+        Ok(Self { path: path.to_owned(), file, size, max_size, max_files: max_files.max(1), torn })
+    }
+
     fn append(&mut self, batch: &[u8]) -> Result<(), LogError> {
-        if let Some(max) = self.max_size
-            && self.size > 0
-            && self.size + batch.len() as u64 > max
-        {
+        let length = batch.len() as u64;
+        if self.max_size.is_some_and(|max| self.size > 0 && self.size + length > max) {
             self.rotate()?;
         }
-        self.file.write_all(batch).map_err(|e| LogError::new("write", &self.path, e))?;
-        self.size += batch.len() as u64;
+        let failed = |error| LogError::new("write", &self.path, error);
+        if self.torn {
+            // The next record begins on a line of its own.
+            self.file.write_all(b"\n").map_err(failed)?;
+            self.torn = false;
+        }
+        self.file.write_all(batch).inspect_err(|_| self.torn = true).map_err(failed)?;
+        self.size += length;
         Ok(())
     }
 
     fn rotate(&mut self) -> Result<(), LogError> {
-        let numbered = |number: u32| numbered(&self.path, number);
         let failed = |error| LogError::new("rotate", &self.path, error);
-        if self.max_files == 1 {
-            std::fs::remove_file(&self.path).map_err(failed)?;
-        } else {
-            for number in (1..self.max_files - 1).rev() {
-                match std::fs::rename(numbered(number), numbered(number + 1)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(failed(error));
+        // After a rotation that ended before its new file was made there is nothing to move, and
+        // moving the older ones again would push them out one by one.
+        if self.path.try_exists().map_err(failed)? {
+            if self.max_files == 1 {
+                std::fs::remove_file(&self.path).map_err(failed)?;
+            } else {
+                for number in (1..self.max_files - 1).rev() {
+                    let (from, to) =
+                        (numbered(&self.path, number), numbered(&self.path, number + 1));
+                    match std::fs::rename(from, to) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            return Err(failed(error));
+                        }
+                        _ => {}
                     }
-                    _ => {}
                 }
+                std::fs::rename(&self.path, numbered(&self.path, 1)).map_err(failed)?;
             }
-            std::fs::rename(&self.path, numbered(1)).map_err(failed)?;
         }
-        self.file = open(&self.path)?;
+        self.file = create(&self.path)?;
         self.size = 0;
+        self.torn = false;
         Ok(())
     }
 }
@@ -137,7 +219,7 @@ pub(crate) fn numbered(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-fn open(path: &Path) -> Result<File, LogError> {
+fn create(path: &Path) -> Result<File, LogError> {
     OpenOptions::new()
         .create(true)
         .append(true)
@@ -147,13 +229,59 @@ fn open(path: &Path) -> Result<File, LogError> {
 }
 
 fn ends_with_newline(path: &Path) -> bool {
-    use std::os::unix::fs::FileExt as _;
     let Ok(file) = File::open(path) else { return true };
     let Ok(size) = file.metadata().map(|meta| meta.len()) else { return true };
     let mut last = [0];
     file.read_exact_at(&mut last, size.saturating_sub(1)).is_err() || last[0] == b'\n'
 }
 
-fn now() -> String {
-    Timestamp::from_system(SystemTime::now()).to_string()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_full_disk_took_is_counted_and_marked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut writer = Writer::open(&path, None, 1).unwrap();
+        let at = Timestamp::from_parts(1, 0);
+        writer.push(Stream::Stdout, at, b"before\n").unwrap();
+        writer.flush().unwrap();
+        // A descriptor that refuses every write with ENOSPC.
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let good = std::mem::replace(&mut writer.segments.file, full);
+        writer.push(Stream::Stdout, at, b"lost\nlost\n").unwrap();
+        assert_eq!(writer.flush().unwrap_err().source.kind(), ErrorKind::StorageFull);
+        writer.segments.file = good;
+        writer.missing(3);
+        writer.push(Stream::Stdout, at, b"after\n").unwrap();
+        writer.flush().unwrap();
+        assert_eq!(writer.lost(), 5);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("before"));
+        // The write that failed may have left half a record: the line after it is whole again.
+        assert_eq!(lines[1], "");
+        assert!(lines[2].contains("5 log records were lost"));
+        assert!(lines[3].contains("after"));
+    }
+
+    #[test]
+    fn a_rotation_without_its_new_file_pushes_nothing_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut writer = Writer::open(&path, Some(60), 3).unwrap();
+        for number in 0..3 {
+            let line = format!("{number}\n");
+            writer.push(Stream::Stdout, Timestamp::from_parts(1, 0), line.as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+        std::fs::remove_file(&path).unwrap();
+        writer.push(Stream::Stdout, Timestamp::from_parts(1, 0), b"3\n").unwrap();
+        writer.flush().unwrap();
+        let read = |name: &Path| std::fs::read_to_string(name).unwrap();
+        assert!(read(&path).contains("\"3\\n\""));
+        assert!(read(&numbered(&path, 1)).contains("\"1\\n\""));
+        assert!(read(&numbered(&path, 2)).contains("\"0\\n\""));
+    }
 }

@@ -231,7 +231,7 @@ impl Session {
         }
         if ended || late {
             if let Some(log) = &mut self.log {
-                let _ = log.finish();
+                let _ = log.finish(hoy_types::Timestamp::from_system(std::time::SystemTime::now()));
             }
             for client in &mut self.clients {
                 let stuck = client.progress.elapsed() >= LINGER;
@@ -265,7 +265,14 @@ impl Session {
             Ok(length) if length > 0 => {
                 let (stream, bytes) = (output.stream, &buffer[..length]);
                 if let Some(log) = &mut self.log
-                    && log.write(stream, bytes).is_err()
+                    && log
+                        .push(
+                            stream,
+                            hoy_types::Timestamp::from_system(std::time::SystemTime::now()),
+                            bytes,
+                        )
+                        .and_then(|()| log.flush())
+                        .is_err()
                 {
                     notes.push(Note::LogDropped);
                 }
