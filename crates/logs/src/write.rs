@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use hoy_types::Timestamp;
 
@@ -85,35 +86,36 @@ impl Writer {
     /// Writes what there is. What cannot be written is counted, and marked in the log by the next
     /// write that succeeds.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
+        if self.batch.is_empty() { Ok(()) } else { self.write_batch() }
+    }
+
+    fn write_batch(&mut self) -> Result<(), LogError> {
         if self.unmarked > 0 {
-            let text = format!("hoy: {} log records were lost here\n", self.unmarked);
-            let mut marked = Vec::with_capacity(self.batch.len() + 256);
-            // Between the records before and those to come: with the time of neither.
-            encode(
-                &mut marked,
-                text.as_bytes(),
-                Stream::Stderr,
-                self.stamps.next(Timestamp::from_system(std::time::SystemTime::now())),
-            );
-            marked.append(&mut self.batch);
-            self.batch = marked;
+            let batch = std::mem::take(&mut self.batch);
+            self.batch = self.mark(&batch);
         }
         let result = self.segments.append(&self.batch);
-        match &result {
-            Ok(()) => self.unmarked = 0,
-            Err(_) => {
-                self.unmarked += self.records;
-                self.lost += self.records;
-            }
+        if result.is_ok() {
+            self.unmarked = 0;
+        } else {
+            self.unmarked += self.records;
+            self.lost += self.records;
         }
         self.records = 0;
         self.batch.clear();
         // An idle container keeps no large buffer.
         self.batch.shrink_to(KEPT);
         result
+    }
+
+    /// A record that says how many are missing before the given ones.
+    fn mark(&mut self, before: &[u8]) -> Vec<u8> {
+        let text = format!("hoy: {} log records were lost here\n", self.unmarked);
+        let now = Timestamp::from_system(SystemTime::now());
+        let mut out = Vec::with_capacity(before.len() + 256);
+        encode(&mut out, text.as_bytes(), Stream::Stderr, self.stamps.next(now));
+        out.extend_from_slice(before);
+        out
     }
 
     /// The last line needs no newline to be logged.
@@ -125,16 +127,20 @@ impl Writer {
                 self.records += 1;
             }
         }
-        self.flush()
+        if self.batch.is_empty() && self.unmarked == 0 { Ok(()) } else { self.write_batch() }
     }
 
-    /// Counts records that never came here, so that the log says so where they are missing.
-    pub fn missing(&mut self, records: u64) {
+    /// Whether a line has begun that has no end yet.
+    pub fn in_line(&self) -> bool {
+        self.partial.iter().any(|text| !text.is_empty())
+    }
+
+    /// Has the log say that records are missing here which never came to this writer.
+    pub const fn missing(&mut self, records: u64) {
         self.unmarked += records;
-        self.lost += records;
     }
 
-    /// How many records are missing in the log, of all that this writer was to write.
+    /// How many records this writer could not write.
     pub const fn lost(&self) -> u64 {
         self.lost
     }
@@ -256,7 +262,7 @@ mod tests {
         writer.missing(3);
         writer.push(Stream::Stdout, at, b"after\n").unwrap();
         writer.flush().unwrap();
-        assert_eq!(writer.lost(), 5);
+        assert_eq!(writer.lost(), 2);
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].contains("before"));

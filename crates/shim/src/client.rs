@@ -39,6 +39,11 @@ fn sockets(exec_root: &Path) -> PathBuf {
     exec_root.join("shims")
 }
 
+/// Where the shim of a container listens.
+pub(crate) fn socket_of(exec_root: &Path, id: &str) -> PathBuf {
+    sockets(exec_root).join(format!("{id}.sock"))
+}
+
 /// Makes the directory of the sockets.
 pub fn prepare(exec_root: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt as _;
@@ -118,7 +123,7 @@ pub fn list(exec_root: &Path) -> Result<Vec<String>, Error> {
 
 /// Forgets the socket of a shim that is gone.
 pub fn forget(exec_root: &Path, id: &str) {
-    let _ = std::fs::remove_file(sockets(exec_root).join(format!("{id}.sock")));
+    let _ = std::fs::remove_file(socket_of(exec_root, id));
 }
 
 impl Connection {

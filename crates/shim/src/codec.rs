@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 
 /// A longer document travels in a file.
-const INLINE: usize = 60 * 1024;
+const INLINE: usize = 32 * 1024;
 /// No honest document is longer: arguments and environment are at most 2 MiB.
 const LONGEST: u64 = 8 << 20;
 
@@ -52,16 +52,23 @@ pub(crate) enum Received<T> {
 
 /// Receives one message without waiting.
 pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Received<T>, Error> {
-    let mut buffer = vec![0; INLINE + 16];
     let flags = RecvFlags::DONTWAIT;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Received::Nothing),
+        io::ErrorKind::ConnectionReset => Ok(Received::Closed),
+        _ => Err(Error::io("receive from the shim's socket")(error)),
+    };
+    // Most messages are small: as much memory as this one needs.
+    let peek = flags | RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = match rustix::net::recv(socket, &mut [0], peek) {
+        Ok((_, 0)) => return Ok(Received::Closed),
+        Ok((_, length)) => length.min(INLINE + 1),
+        Err(errno) => return failed(errno.into()),
+    };
+    let mut buffer = vec![0; length];
     let (length, mut descriptors) = match hoy_sys::socket::receive(socket, &mut buffer, flags) {
-        Ok((0, _)) => return Ok(Received::Closed),
         Ok(received) => received,
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return Ok(Received::Nothing),
-            io::ErrorKind::ConnectionReset => return Ok(Received::Closed),
-            _ => return Err(Error::io("receive from the shim's socket")(error)),
-        },
+        Err(error) => return failed(error),
     };
     let message = match buffer.first() {
         Some(&HERE) => postcard::from_bytes(buffer.get(1..length).unwrap_or_default())?,

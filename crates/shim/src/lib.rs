@@ -1,17 +1,24 @@
 //! Room: the supervisor of one container, and its messages.
 //!
-//! The program `hoy-shim` is `supervise`; the daemon uses `client` and `message`. Neither side
+//! The program `hoy-shim` is `program` and what it leads to; the daemon uses `client` and `message`. Neither side
 //! shares memory or descriptors with the other beyond what a message hands over.
 
+mod attached;
 pub mod client;
 mod codec;
+mod execs;
+mod log;
 pub mod message;
+mod program;
 mod record;
+mod requests;
 mod session;
 mod supervise;
 
 pub use client::{Connection, ShimProgram};
-pub use supervise::main;
+pub use program::main;
+
+use hoy_types::ErrorKind;
 
 /// What went wrong between daemon and shim.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +34,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// A container without its supervisor is the machine's trouble, unless there will be one.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut => {
+                ErrorKind::Timeout
+            }
+            Self::Io { .. } | Self::Encoding(_) | Self::Spawn(_) => ErrorKind::System,
+            Self::Peer => ErrorKind::Forbidden,
+        }
+    }
+
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { operation, source }
     }

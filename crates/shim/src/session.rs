@@ -5,24 +5,31 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use hoy_logs::{Stream, Writer};
-use rustix::event::{PollFd, PollFlags};
+use hoy_logs::Stream;
+use hoy_types::Timestamp;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::attached::{Client, Left};
+use crate::log::Log;
 use crate::message::AttachRequest;
 
+/// How much is read at once.
+pub(crate) const CHUNK: usize = 64 * 1024;
 /// More than this waiting for one client stops reading from the process.
 const CLIENT_BUFFER: usize = 256 * 1024;
+/// What was in the pipes when the process ended is read even for a slow client: both at the size
+/// that a process may give them.
+const LAST_WORDS: usize = CLIENT_BUFFER + (2 << 20);
 /// More than this waiting for the process stops reading from clients.
 const STDIN_BUFFER: usize = 64 * 1024;
-/// How much is read at once.
-const CHUNK: usize = 64 * 1024;
 /// How long pipes that somebody else still holds are read after the process has ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long after the end of the process the log may take to be written.
+const LOG_DRAIN: Duration = Duration::from_secs(3);
 /// How long a client may take nothing once the process has ended.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -34,30 +41,30 @@ struct Output {
     ended: bool,
 }
 
-/// An attached client.
-#[derive(Debug)]
-struct Client {
-    fd: OwnedFd,
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    framed: bool,
-    keys: Vec<u8>,
-    matched: usize,
-    pending: VecDeque<u8>,
-    /// It has said that no more input will come.
-    input_ended: bool,
-    gone: bool,
-    progress: Instant,
-}
-
 /// What the supervisor has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     /// A client left by its keys.
     Detached,
-    /// Records could not be written.
-    LogDropped,
+    /// So many more records are missing in the log.
+    LogDropped(u64),
+}
+
+/// Our ends of the standard streams, where there is no terminal.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// 128 + signal for a killed process.
+    pub code: i32,
+    /// Nanoseconds since 1970.
+    pub at: i64,
 }
 
 /// See the module.
@@ -73,8 +80,10 @@ pub(crate) struct Session {
     input: VecDeque<u8>,
     close_input: bool,
     stdin_once: bool,
-    log: Option<Writer>,
-    exited: Option<(i32, Instant)>,
+    log: Option<Log>,
+    /// Records that the supervisor was told of.
+    dropped: u64,
+    exited: Option<(Exit, Instant)>,
 }
 
 /// What poll found for one of a session's descriptors.
@@ -83,6 +92,7 @@ pub(crate) enum Slot {
     Process,
     Output(usize),
     Input,
+    Log,
     Client(usize),
 }
 
@@ -91,9 +101,9 @@ impl Session {
         pid: i32,
         pidfd: OwnedFd,
         console: Option<OwnedFd>,
-        pipes: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
+        pipes: Option<Pipes>,
         stdin_once: bool,
-        log: Option<Writer>,
+        log: Option<Log>,
     ) -> std::io::Result<Self> {
         let mut session = Self {
             pid,
@@ -106,24 +116,22 @@ impl Session {
             close_input: false,
             stdin_once,
             log,
+            dropped: 0,
             exited: None,
         };
         let nonblocking = |fd: &OwnedFd| rustix::io::ioctl_fionbio(fd, true);
         if let Some(console) = console {
             nonblocking(&console)?;
             session.stdin = Some(console.try_clone()?);
-            session.outputs.push(Output {
-                fd: console.try_clone()?,
-                stream: Stream::Stdout,
-                ended: false,
-            });
+            let fd = console.try_clone()?;
+            session.outputs.push(Output { fd, stream: Stream::Stdout, ended: false });
             session.console = Some(console);
-        } else if let Some((stdin, stdout, stderr)) = pipes {
-            if let Some(stdin) = stdin {
+        } else if let Some(pipes) = pipes {
+            if let Some(stdin) = pipes.stdin {
                 nonblocking(&stdin)?;
                 session.stdin = Some(stdin);
             }
-            for (fd, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+            for (fd, stream) in [(pipes.stdout, Stream::Stdout), (pipes.stderr, Stream::Stderr)] {
                 nonblocking(&fd)?;
                 session.outputs.push(Output { fd, stream, ended: false });
             }
@@ -135,10 +143,15 @@ impl Session {
         self.console.as_ref()
     }
 
-    /// The exit code once the process has ended and all it said was read.
-    pub fn finished(&self) -> Option<i32> {
-        let (code, at) = self.exited?;
-        (self.outputs.is_empty() || at.elapsed() >= DRAIN).then_some(code)
+    /// How it ended, once all that it said was read and logged. Clients may still be reading.
+    pub fn finished(&self) -> Option<Exit> {
+        let (exit, _) = self.exited?;
+        (self.outputs.is_empty() && self.log.is_none()).then_some(exit)
+    }
+
+    /// Whether the process has ended, whatever of it is still to be read.
+    pub fn has_exited(&self) -> bool {
+        self.exited.is_some()
     }
 
     pub fn has_clients(&self) -> bool {
@@ -146,26 +159,15 @@ impl Session {
     }
 
     /// Takes a client in. Its early bytes are its first input.
-    pub fn attach(&mut self, fd: OwnedFd, request: &AttachRequest) {
-        if rustix::io::ioctl_fionbio(&fd, true).is_err() {
-            return;
-        }
-        let mut client = Client {
-            fd,
-            stdin: request.stdin && self.stdin.is_some(),
-            stdout: request.stdout,
-            stderr: request.stderr,
-            framed: request.framed,
-            keys: request.detach_keys.clone(),
-            matched: 0,
-            pending: VecDeque::new(),
-            input_ended: false,
-            gone: false,
-            progress: Instant::now(),
-        };
-        if client.stdin {
-            let early = client.keep_input(&request.early, self.console.is_some());
-            self.input.extend(early);
+    pub fn attach(&mut self, fd: OwnedFd, request: &AttachRequest, notes: &mut Vec<Note>) {
+        let stdin = request.stdin && self.stdin.is_some();
+        // One whose socket cannot even be made non-blocking is no client.
+        let Ok(mut client) = Client::new(fd, request, stdin) else { return };
+        if stdin {
+            client.keep_input(&request.early, self.console.is_some(), &mut self.input);
+            if client.left == Some(Left::Detached) {
+                notes.push(Note::Detached);
+            }
         }
         self.clients.push(client);
         self.feed();
@@ -177,8 +179,7 @@ impl Session {
         if self.exited.is_none() {
             out.push((Slot::Process, self.pidfd.as_fd(), PollFlags::IN));
         }
-        let blocked = self.clients.iter().any(|client| client.pending.len() > CLIENT_BUFFER);
-        if !blocked {
+        if self.may_read() {
             for (index, output) in self.outputs.iter().enumerate() {
                 out.push((Slot::Output(index), output.fd.as_fd(), PollFlags::IN));
             }
@@ -188,60 +189,92 @@ impl Session {
         {
             out.push((Slot::Input, stdin.as_fd(), PollFlags::OUT));
         }
+        if let Some((fd, flags)) = self.log.as_ref().and_then(Log::interest) {
+            out.push((Slot::Log, fd, flags));
+        }
+        let room = self.input.len() < STDIN_BUFFER;
         for (index, client) in self.clients.iter().enumerate() {
-            let mut flags = PollFlags::empty();
-            if !client.input_ended && self.input.len() < STDIN_BUFFER {
-                flags |= PollFlags::IN;
+            if let Some(flags) = client.interest(room) {
+                out.push((Slot::Client(index), client.fd.as_fd(), flags));
             }
-            if !client.pending.is_empty() {
-                flags |= PollFlags::OUT;
-            }
-            out.push((Slot::Client(index), client.fd.as_fd(), flags));
         }
         out
     }
 
+    /// Back-pressure: nothing more is read while the log or a client is behind.
+    fn may_read(&self) -> bool {
+        let most = if self.exited.is_some() { LAST_WORDS } else { CLIENT_BUFFER };
+        self.clients.iter().all(|client| client.backlog() <= most)
+            && (self.exited.is_some() || self.log.as_ref().is_none_or(Log::has_room))
+    }
+
     /// When something must be looked at although nothing happens.
     pub fn deadline(&self) -> Option<Duration> {
-        let (_, at) = self.exited?;
-        if !self.outputs.is_empty() {
-            return Some(DRAIN.saturating_sub(at.elapsed()));
-        }
-        let waits = self.clients.iter().filter(|client| !client.pending.is_empty());
-        waits.map(|client| LINGER.saturating_sub(client.progress.elapsed())).min()
+        let stuck = self.log.as_ref().and_then(Log::deadline);
+        let Some((_, at)) = self.exited else { return stuck };
+        let left = |whole: Duration, passed: Duration| Some(whole.saturating_sub(passed));
+        let ending = if !self.outputs.is_empty() {
+            left(DRAIN, at.elapsed())
+        } else if self.log.is_some() {
+            left(LOG_DRAIN, at.elapsed())
+        } else {
+            let behind = self.clients.iter().filter(|client| client.backlog() > 0);
+            behind.filter_map(|client| left(LINGER, client.stalled())).min()
+        };
+        stuck.into_iter().chain(ending).min()
     }
 
     /// Acts on what poll found.
-    pub fn handle(&mut self, slot: Slot, found: PollFlags, notes: &mut Vec<Note>) {
+    pub fn handle(
+        &mut self,
+        slot: Slot,
+        found: PollFlags,
+        scratch: &mut Vec<u8>,
+        notes: &mut Vec<Note>,
+    ) {
         match slot {
             Slot::Process => self.reap(),
-            Slot::Output(index) => self.read_output(index, notes),
+            Slot::Output(index) => self.read_output(index, scratch),
             Slot::Input => self.feed(),
-            Slot::Client(index) => self.serve(index, found, notes),
+            Slot::Log => {
+                if let Some(log) = &mut self.log {
+                    log.handle();
+                }
+            }
+            Slot::Client(index) => self.serve(index, found, scratch, notes),
         }
     }
 
     /// Drops what has ended since; call after a round of `handle`.
-    pub fn tidy(&mut self) {
+    pub fn tidy(&mut self, notes: &mut Vec<Note>) {
         self.outputs.retain(|output| !output.ended);
-        let ended = self.exited.is_some() && self.outputs.is_empty();
-        let late = self.exited.is_some_and(|(_, at)| at.elapsed() >= DRAIN);
-        if late {
+        let passed = self.exited.map(|(_, at)| at.elapsed());
+        if passed.is_some_and(|passed| passed >= DRAIN) {
             self.outputs.clear();
         }
-        if ended || late {
+        if let Some(log) = &mut self.log
+            && log.lost() > self.dropped
+        {
+            notes.push(Note::LogDropped(log.lost() - self.dropped));
+            self.dropped = log.lost();
+        }
+        if let (Some(passed), true) = (passed, self.outputs.is_empty()) {
             if let Some(log) = &mut self.log {
-                let _ = log.finish(hoy_types::Timestamp::from_system(std::time::SystemTime::now()));
+                log.finish();
+                // A helper that its disk still blocks writes the rest when it can, without us.
+                if log.is_done() || passed >= LOG_DRAIN {
+                    self.log = None;
+                }
             }
             for client in &mut self.clients {
-                let stuck = client.progress.elapsed() >= LINGER;
-                if client.pending.is_empty() || stuck {
-                    let _ = rustix::net::shutdown(&client.fd, rustix::net::Shutdown::Both);
-                    client.gone = true;
+                if client.backlog() == 0 || client.stalled() >= LINGER {
+                    client.left.get_or_insert(Left::Served);
                 }
             }
         }
-        self.clients.retain(|client| !client.gone);
+        for client in self.clients.extract_if(.., |client| client.left.is_some()) {
+            client.close();
+        }
     }
 
     fn reap(&mut self) {
@@ -249,35 +282,29 @@ impl Session {
         if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             let killed = status.terminating_signal().map(|signal| 128 + signal);
             let code = status.exit_status().or(killed).unwrap_or(255);
-            self.exited = Some((code, Instant::now()));
+            let at = Timestamp::from_system(SystemTime::now()).nanos();
+            self.exited = Some((Exit { code, at }, Instant::now()));
             self.stdin = None;
-            self.input.clear();
-            for client in &mut self.clients {
-                client.progress = Instant::now();
-            }
+            self.input = VecDeque::new();
+            self.clients.iter_mut().for_each(Client::begin_patience);
         }
     }
 
-    fn read_output(&mut self, index: usize, notes: &mut Vec<Note>) {
+    fn read_output(&mut self, index: usize, scratch: &mut Vec<u8>) {
+        // Both streams of one round: the second sees what the first has filled.
+        if !self.may_read() {
+            return;
+        }
         let Some(output) = self.outputs.get_mut(index) else { return };
-        let mut buffer = vec![0; CHUNK];
-        match rustix::io::read(&output.fd, &mut buffer) {
+        scratch.clear();
+        match rustix::io::read(&output.fd, rustix::buffer::spare_capacity(scratch)) {
             Ok(length) if length > 0 => {
-                let (stream, bytes) = (output.stream, &buffer[..length]);
-                if let Some(log) = &mut self.log
-                    && log
-                        .push(
-                            stream,
-                            hoy_types::Timestamp::from_system(std::time::SystemTime::now()),
-                            bytes,
-                        )
-                        .and_then(|()| log.flush())
-                        .is_err()
-                {
-                    notes.push(Note::LogDropped);
+                let stream = output.stream;
+                if let Some(log) = &mut self.log {
+                    log.write(stream, scratch);
                 }
                 for client in &mut self.clients {
-                    client.tell(stream, bytes);
+                    client.tell(stream, scratch);
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -290,7 +317,7 @@ impl Session {
     fn feed(&mut self) {
         while !self.input.is_empty() {
             let Some(stdin) = &self.stdin else {
-                self.input.clear();
+                self.input = VecDeque::new();
                 return;
             };
             let (first, _) = self.input.as_slices();
@@ -300,7 +327,7 @@ impl Session {
                 Err(Errno::INTR) => {}
                 Err(_) => {
                     // Nobody reads any more.
-                    self.input.clear();
+                    self.input = VecDeque::new();
                     if self.console.is_none() {
                         self.stdin = None;
                     }
@@ -308,154 +335,28 @@ impl Session {
                 }
             }
         }
+        self.input.shrink_to(0);
         if self.close_input && self.console.is_none() {
             self.stdin = None;
         }
     }
 
-    fn serve(&mut self, index: usize, found: PollFlags, notes: &mut Vec<Note>) {
+    fn serve(
+        &mut self,
+        index: usize,
+        found: PollFlags,
+        scratch: &mut Vec<u8>,
+        notes: &mut Vec<Note>,
+    ) {
         let terminal = self.console.is_some();
         let Some(client) = self.clients.get_mut(index) else { return };
-        if found.contains(PollFlags::OUT) {
-            client.flush();
+        client.serve(found, terminal, scratch, &mut self.input);
+        if client.left == Some(Left::Detached) {
+            notes.push(Note::Detached);
         }
-        if found.intersects(PollFlags::HUP | PollFlags::ERR) {
-            client.gone = true;
-        }
-        if found.contains(PollFlags::IN) && !client.input_ended {
-            let mut buffer = vec![0; CHUNK / 2];
-            match rustix::net::recv(&client.fd, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => client.input_ended = true,
-                Ok((_, length)) if client.stdin => {
-                    let bytes = client.keep_input(&buffer[..length.min(buffer.len())], terminal);
-                    self.input.extend(bytes);
-                    if client.gone {
-                        notes.push(Note::Detached);
-                    }
-                }
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(_) => client.gone = true,
-            }
-        }
-        let left = client.input_ended || client.gone;
-        if left && client.stdin && self.stdin_once {
+        if client.stdin && self.stdin_once && (client.input_ended || client.left.is_some()) {
             self.close_input = true;
         }
         self.feed();
-    }
-}
-
-impl Client {
-    fn tell(&mut self, stream: Stream, bytes: &[u8]) {
-        let (wanted, number) = match stream {
-            Stream::Stdout => (self.stdout, 1),
-            Stream::Stderr => (self.stderr, 2),
-        };
-        if !wanted || self.gone {
-            return;
-        }
-        if self.framed {
-            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
-            self.pending.extend([number, 0, 0, 0]);
-            self.pending.extend(length);
-        }
-        self.pending.extend(bytes);
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while !self.pending.is_empty() {
-            let (first, _) = self.pending.as_slices();
-            match rustix::net::send(&self.fd, first, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(written) => {
-                    self.pending.drain(..written);
-                    self.progress = Instant::now();
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                Err(_) => {
-                    self.pending.clear();
-                    self.gone = true;
-                }
-            }
-        }
-        self.pending.shrink_to(4096);
-    }
-
-    /// What of its input goes to the process. Keys that end the attachment do not; they are looked
-    /// for on a terminal only, across packets.
-    fn keep_input(&mut self, bytes: &[u8], terminal: bool) -> Vec<u8> {
-        if !terminal || self.keys.is_empty() {
-            return bytes.to_vec();
-        }
-        let mut out = Vec::with_capacity(bytes.len());
-        for byte in bytes {
-            if self.keys.get(self.matched) == Some(byte) {
-                self.matched += 1;
-                if self.matched == self.keys.len() {
-                    self.gone = true;
-                    return out;
-                }
-                continue;
-            }
-            // It was not the sequence after all: what was held back goes through.
-            out.extend_from_slice(&self.keys[..self.matched]);
-            self.matched = 0;
-            if self.keys.first() == Some(byte) {
-                self.matched = 1;
-                if self.keys.len() == 1 {
-                    self.gone = true;
-                    return out;
-                }
-            } else {
-                out.push(*byte);
-            }
-        }
-        out
-    }
-}
-
-/// For poll: the descriptors of what `interests` said.
-pub(crate) fn poll_fds<'a>(interests: &[(Slot, BorrowedFd<'a>, PollFlags)]) -> Vec<PollFd<'a>> {
-    interests.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client(keys: &[u8]) -> Client {
-        let fd =
-            rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
-        Client {
-            fd: fd.unwrap(),
-            stdin: true,
-            stdout: true,
-            stderr: true,
-            framed: false,
-            keys: keys.to_vec(),
-            matched: 0,
-            pending: VecDeque::new(),
-            input_ended: false,
-            gone: false,
-            progress: Instant::now(),
-        }
-    }
-
-    #[test]
-    fn detach_keys_across_packets() {
-        let mut client = client(&[16, 17]);
-        assert_eq!(client.keep_input(b"ab\x10", true), b"ab");
-        assert_eq!(client.keep_input(b"c\x10\x10", true), b"\x10c\x10");
-        assert!(!client.gone);
-        assert_eq!(client.keep_input(b"\x11rest", true), b"");
-        assert!(client.gone);
-    }
-
-    #[test]
-    fn without_a_terminal_everything_passes() {
-        let mut client = client(&[16, 17]);
-        assert_eq!(client.keep_input(b"\x10\x11", false), b"\x10\x11");
-        assert!(!client.gone);
     }
 }

@@ -1,131 +1,66 @@
-//! The program `hoy-shim`: one container's supervisor.
+//! The loop of one container's supervisor: what it waits for, and what has ended since.
 //!
-//! A single thread and a poll loop. It holds the container's process, its streams, its log and
-//! its exec sessions; daemons come and go on the control socket. It links nothing large, runs
-//! from memory, in a session of its own, as a child of init.
+//! A single thread. It holds the container's process, its streams and its exec sessions; daemons
+//! come and go on the control socket. It never waits for any of them alone.
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hoy_logs::Writer;
-use hoy_runtime::{FailureReason, GivenFds, Running, StartError, Stdio, prepare};
-use hoy_sys::process;
+use hoy_runtime::Running;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
-};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::codec::{self, Received};
-use crate::message::{
-    AttachRequest, Call, Event, ExecRequest, ExecStatus, ExitRecord, Failure, FromShim, LogPlan,
-    Reply, Request, StartRequest, Status, VERSION,
-};
-use crate::session::{Note, Session, Slot, poll_fds};
+use crate::execs::{Execs, State};
+use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim};
+use crate::session::{CHUNK, Exit, Note, Session, Slot};
 
-/// A shim that nobody ever told to start anything gives up.
-const UNUSED: Duration = Duration::from_secs(60);
-/// Clients that wait for a start.
-const MAX_WAITING: usize = 64;
-/// Exec sessions at the same time.
-const MAX_EXECS: usize = 1024;
+/// After this long without anything to do the buffer for reading is given back.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// The whole program.
-pub fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let [_, exec_root, id] = args.as_slice() else { return ExitCode::from(2) };
-    let (exec_root, Some(id)) = (PathBuf::from(exec_root), id.to_str().map(str::to_owned)) else {
-        return ExitCode::from(2);
-    };
-    // The parent goes at once, so that init becomes the shim's parent, whatever the daemon does.
-    match process::spawn(process::CloneArgs::default(), || run(exec_root, id)) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-fn run(exec_root: PathBuf, id: String) -> i32 {
-    let ready = || -> std::io::Result<Shim> {
-        rustix::process::setsid()?;
-        rustix::process::umask(Mode::from_raw_mode(0o077));
-        rustix::process::chdir("/")?;
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-        // HUP, INT, QUIT, PIPE, TERM: a supervisor ends with its container.
-        for signal in [1, 2, 3, 13, 15] {
-            process::ignore_signal(signal);
-        }
-        let control = rustix::stdio::stdin().try_clone_to_owned()?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC)?;
-        let (listener, socket) = listener(&exec_root, &id)?;
-        Ok(Shim {
-            socket,
-            listener,
-            control: Some(control),
-            container: Container::New,
-            session: None,
-            waiting: Vec::new(),
-            execs: Vec::new(),
-            state_dir: PathBuf::new(),
-            released: false,
-            dropped: 0,
-        })
-    };
-    match ready() {
-        Ok(mut shim) => shim.work(),
-        Err(_) => 1,
-    }
-}
-
-/// A listening socket by which later daemons find us; by descriptor, since paths may be long.
-fn listener(exec_root: &std::path::Path, id: &str) -> std::io::Result<(OwnedFd, PathBuf)> {
-    use std::os::fd::AsRawFd as _;
-    let directory = exec_root.join("shims");
-    let path = directory.join(format!("{id}.sock"));
-    let _ = std::fs::remove_file(&path);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let handle = rustix::fs::open(&directory, flags, Mode::empty())?;
-    let short = format!("/proc/self/fd/{}/{id}.sock", handle.as_raw_fd());
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    bind(&socket, &SocketAddrUnix::new(short)?)?;
-    listen(&socket, 8)?;
-    Ok((socket, path))
-}
-
-enum Container {
-    New,
-    Running { running: Running, pid: i32, started_at: i64, paused: bool },
-    Exited(ExitRecord),
-}
-
-struct Exec {
-    id: String,
-    session: Session,
-    code: Option<i32>,
-}
-
-struct Shim {
-    socket: PathBuf,
+/// One container, from before its start to after its end.
+pub(crate) struct Shim {
+    /// Where the listening socket lies, until it was removed.
+    pub socket: Option<PathBuf>,
     listener: OwnedFd,
     control: Option<OwnedFd>,
-    container: Container,
-    session: Option<Session>,
+    pub container: Container,
+    pub session: Option<Session>,
     /// Clients that came before the start.
-    waiting: Vec<(OwnedFd, AttachRequest)>,
-    execs: Vec<Exec>,
-    state_dir: PathBuf,
-    released: bool,
+    pub waiting: Vec<(OwnedFd, AttachRequest)>,
+    pub execs: Execs,
+    pub state_dir: PathBuf,
+    /// Nothing more is wanted of this shim.
+    pub released: bool,
+    /// Log records that are missing, and how many of them a daemon has heard of.
     dropped: u64,
+    dropped_told: u64,
+    scratch: Vec<u8>,
+}
+
+pub(crate) enum Container {
+    New,
+    Running(Box<Alive>),
+    /// What remains is taken back when nobody is served any more.
+    Exited {
+        record: ExitRecord,
+        remains: Option<Running>,
+    },
+}
+
+pub(crate) struct Alive {
+    pub running: Running,
+    pub pid: i32,
+    pub started_at: i64,
+    pub paused: bool,
+    /// Its processes do not end by themselves with the first one.
+    pub shares_pids: bool,
 }
 
 /// Whose descriptor poll looked at.
+#[derive(Clone, Copy)]
 enum Owner {
     Control,
     Listener,
@@ -134,90 +69,95 @@ enum Owner {
 }
 
 impl Shim {
-    fn work(&mut self) -> i32 {
-        loop {
-            if self.finished() {
-                self.leave();
-                return 0;
-            }
-            let found = match self.wait() {
-                Ok(found) => found,
-                Err(Errno::INTR) => continue,
-                Err(_) => return 1,
-            };
-            if found.is_empty()
-                && matches!(self.container, Container::New)
-                && self.control.is_none()
-            {
-                self.leave();
-                return 0;
-            }
-            for (owner, flags) in found {
-                self.act(owner, flags);
-            }
-            self.tidy();
+    pub fn new(control: OwnedFd, listener: OwnedFd, socket: PathBuf) -> Self {
+        Self {
+            socket: Some(socket),
+            listener,
+            control: Some(control),
+            container: Container::New,
+            session: None,
+            waiting: Vec::new(),
+            execs: Execs::default(),
+            state_dir: PathBuf::new(),
+            released: false,
+            dropped: 0,
+            dropped_told: 0,
+            scratch: Vec::new(),
         }
+    }
+
+    /// Works until there is nothing left to do; the exit status.
+    pub fn work(&mut self) -> i32 {
+        while !self.finished() {
+            match self.wait() {
+                Ok(found) => {
+                    for (owner, flags) in found {
+                        self.act(owner, flags);
+                    }
+                    self.tidy();
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return 1,
+            }
+        }
+        self.hide();
+        0
     }
 
     fn finished(&self) -> bool {
-        let clients = self.session.as_ref().is_some_and(Session::has_clients)
-            || self.execs.iter().any(|exec| exec.session.has_clients());
+        let unwanted = self.released || self.control.is_none();
         match &self.container {
-            Container::Exited(_) => (self.released || self.control.is_none()) && !clients,
-            Container::New => self.released,
-            Container::Running { .. } => false,
+            Container::New => unwanted,
+            Container::Running(_) => false,
+            Container::Exited { remains, .. } => {
+                let served = self.session.as_ref().is_none_or(|session| !session.has_clients());
+                unwanted && served && remains.is_none() && self.execs.live().next().is_none()
+            }
         }
     }
 
-    fn leave(&mut self) {
-        let _ = std::fs::remove_file(&self.socket);
+    /// Cannot be found any more. Before a daemon hears that it may start another shim of this id.
+    pub fn hide(&mut self) {
+        if let Some(path) = self.socket.take() {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Waits for anything.
-    fn wait(&self) -> Result<Vec<(Owner, PollFlags)>, Errno> {
-        let mut owners = Vec::new();
-        let mut fds: Vec<PollFd<'_>> = Vec::new();
+    fn wait(&mut self) -> Result<Vec<(Owner, PollFlags)>, Errno> {
+        let mut owners = vec![Owner::Listener];
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
         if let Some(control) = &self.control {
             owners.push(Owner::Control);
             fds.push(PollFd::new(control, PollFlags::IN));
         }
-        owners.push(Owner::Listener);
-        fds.push(PollFd::new(&self.listener, PollFlags::IN));
-        let mut deadline = None;
-        let mut sooner = |session: &Session| {
-            if let Some(left) = session.deadline() {
-                deadline = Some(deadline.map_or(left, |known: Duration| known.min(left)));
-            }
-        };
+        let mut deadlines = Vec::new();
+        let mut add = |session: &'_ Session| deadlines.extend(session.deadline());
         if let Some(session) = &self.session {
-            let interests = session.interests();
-            owners.extend(interests.iter().map(|(slot, ..)| Owner::Container(*slot)));
-            fds.extend(poll_fds(&interests));
-            sooner(session);
-        }
-        for (index, exec) in self.execs.iter().enumerate() {
-            let interests = exec.session.interests();
-            owners.extend(interests.iter().map(|(slot, ..)| Owner::Exec(index, *slot)));
-            fds.extend(poll_fds(&interests));
-            sooner(&exec.session);
-        }
-        if matches!(self.container, Container::New) {
-            deadline = Some(UNUSED);
-        }
-        let timeout = deadline.map(|left| Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()) + 1_000_000,
-        });
-        let timeout = timeout.map(|mut time| {
-            if time.tv_nsec >= 1_000_000_000 {
-                time.tv_sec += 1;
-                time.tv_nsec -= 1_000_000_000;
+            add(session);
+            for (slot, fd, flags) in session.interests() {
+                owners.push(Owner::Container(slot));
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
-            time
-        });
-        poll(&mut fds, timeout.as_ref())?;
+        }
+        for (index, session) in self.execs.live() {
+            add(session);
+            for (slot, fd, flags) in session.interests() {
+                owners.push(Owner::Exec(index, slot));
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        if self.scratch.capacity() > 0 {
+            deadlines.push(IDLE);
+        }
+        let timeout = deadlines.into_iter().min().map(timespec);
+        let count = poll(&mut fds, timeout.as_ref())?;
         let happened = owners.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        Ok(happened.map(|(owner, fd)| (owner, fd.revents())).collect())
+        let happened = happened.map(|(owner, fd)| (owner, fd.revents())).collect();
+        if count == 0 {
+            self.scratch = Vec::new();
+        }
+        Ok(happened)
     }
 
     fn act(&mut self, owner: Owner, flags: PollFlags) {
@@ -226,31 +166,46 @@ impl Shim {
             Owner::Listener => self.accept(),
             Owner::Control => self.listen_to_daemon(),
             Owner::Container(slot) => {
+                self.scratch.reserve(CHUNK);
                 if let Some(session) = &mut self.session {
-                    session.handle(slot, flags, &mut notes);
+                    session.handle(slot, flags, &mut self.scratch, &mut notes);
                 }
                 self.tell_notes(&notes, None);
             }
             Owner::Exec(index, slot) => {
-                let Some(exec) = self.execs.get_mut(index) else { return };
-                exec.session.handle(slot, flags, &mut notes);
-                let id = exec.id.clone();
-                self.tell_notes(&notes, Some(id));
+                self.scratch.reserve(CHUNK);
+                let Some((id, session)) = self.execs.at(index) else { return };
+                session.handle(slot, flags, &mut self.scratch, &mut notes);
+                if !notes.is_empty() {
+                    let id = id.to_owned();
+                    self.tell_notes(&notes, Some(&id));
+                }
             }
         }
     }
 
-    fn tell_notes(&mut self, notes: &[Note], exec: Option<String>) {
+    pub fn tell_notes(&mut self, notes: &[Note], exec: Option<&str>) {
         for note in notes {
             match note {
-                Note::Detached => self.tell(Event::Detached { exec: exec.clone() }),
-                Note::LogDropped => {
-                    self.dropped += 1;
-                    if self.dropped.is_power_of_two() {
-                        self.tell(Event::LogDropped { records: self.dropped });
+                Note::Detached => {
+                    self.tell(Event::Detached { exec: exec.map(str::to_owned) });
+                }
+                Note::LogDropped(records) => {
+                    self.dropped += records;
+                    // Each time that they have doubled, and all at the end: a log in trouble must
+                    // not bury the daemon in events.
+                    if self.dropped >= 2 * self.dropped_told {
+                        self.tell_dropped();
                     }
                 }
             }
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        if self.dropped > self.dropped_told {
+            self.dropped_told = self.dropped;
+            self.tell(Event::LogDropped { records: self.dropped });
         }
     }
 
@@ -258,8 +213,7 @@ impl Shim {
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(peer) = accept_with(&self.listener, flags) else { return };
-        let root = rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|c| c.uid.is_root());
-        if root {
+        if rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|peer| peer.uid.is_root()) {
             self.control = Some(peer);
         }
     }
@@ -276,284 +230,110 @@ impl Shim {
         }
     }
 
-    fn send(&mut self, message: &FromShim) {
-        let Some(control) = &self.control else { return };
-        if !matches!(codec::send(control.as_fd(), message, &[]), Ok(true)) {
+    /// Whether it is on its way to a daemon.
+    fn send(&mut self, message: &FromShim) -> bool {
+        let Some(control) = &self.control else { return false };
+        let sent = matches!(codec::send(control.as_fd(), message, &[]), Ok(true));
+        if !sent {
             // A daemon that does not read is as good as none: it will ask again.
             self.control = None;
         }
+        sent
     }
 
-    fn tell(&mut self, event: Event) {
-        self.send(&FromShim::Event(event));
-    }
-
-    fn answer(&mut self, request: Request, mut descriptors: Vec<OwnedFd>) -> Reply {
-        match request {
-            Request::Hello { .. } => Reply::Hello {
-                version: VERSION,
-                pid: rustix::process::getpid().as_raw_nonzero().get(),
-                build: env!("CARGO_PKG_VERSION").to_owned(),
-            },
-            Request::Status => Reply::Status(self.status()),
-            Request::Kill { signal, all } => self.kill(signal, all),
-            Request::Upgrade => failed(FailureReason::State, "this shim cannot be replaced"),
-            Request::Start(start) => self.start(*start, descriptors),
-            Request::Attach(request) => match descriptors.pop() {
-                Some(client) => self.attach(client, request),
-                None => failed(FailureReason::Invalid, "no client came with the request"),
-            },
-            Request::Exec(exec) => self.exec(*exec, descriptors.pop()),
-            Request::Resize { exec, rows, columns } => self.resize(exec.as_deref(), rows, columns),
-            Request::Pause => self.freeze(true),
-            Request::Resume => self.freeze(false),
-            Request::Release => {
-                self.released = true;
-                Reply::Done
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        match &self.container {
-            Container::New => Status::New,
-            Container::Running { pid, started_at, paused, .. } => Status::Running {
-                pid: *pid,
-                started_at: *started_at,
-                paused: *paused,
-                execs: self
-                    .execs
-                    .iter()
-                    .map(|exec| ExecStatus {
-                        id: exec.id.clone(),
-                        pid: exec.session.pid,
-                        code: exec.code,
-                    })
-                    .collect(),
-            },
-            Container::Exited(record) => Status::Exited(record.clone()),
-        }
-    }
-
-    fn kill(&mut self, signal: i32, all: bool) -> Reply {
-        let Container::Running { running, .. } = &self.container else { return not_running() };
-        let result =
-            if all { running.kill_all(Duration::from_millis(200)) } else { running.signal(signal) };
-        done(result)
-    }
-
-    fn freeze(&mut self, frozen: bool) -> Reply {
-        let Container::Running { running, paused, .. } = &mut self.container else {
-            return not_running();
-        };
-        let result = running.freeze(frozen);
-        if result.is_ok() {
-            *paused = frozen;
-        }
-        done(result)
-    }
-
-    fn resize(&self, exec: Option<&str>, rows: u16, columns: u16) -> Reply {
-        let session = match exec {
-            None => self.session.as_ref(),
-            Some(id) => self.execs.iter().find(|exec| exec.id == id).map(|exec| &exec.session),
-        };
-        match session.and_then(Session::console) {
-            Some(console) => match hoy_runtime::resize(console, rows, columns) {
-                Ok(()) => Reply::Done,
-                Err(error) => failed(FailureReason::System, &format!("resize: {error}")),
-            },
-            None => failed(FailureReason::State, "there is no terminal"),
-        }
-    }
-
-    fn attach(&mut self, client: OwnedFd, request: AttachRequest) -> Reply {
-        match (&mut self.session, &self.container) {
-            (Some(session), Container::Running { .. }) => session.attach(client, &request),
-            (_, Container::New) if self.waiting.len() < MAX_WAITING => {
-                self.waiting.push((client, request));
-            }
-            (_, Container::New) => return failed(FailureReason::State, "too many clients wait"),
-            _ => return not_running(),
-        }
-        Reply::Done
-    }
-
-    fn start(&mut self, request: StartRequest, mut descriptors: Vec<OwnedFd>) -> Reply {
-        if !matches!(self.container, Container::New) {
-            return failed(FailureReason::State, "the container was started already");
-        }
-        self.state_dir.clone_from(&request.state_dir);
-        match self.try_start(request, descriptors.pop()) {
-            Ok(reply) => reply,
-            Err(error) => {
-                self.waiting.clear();
-                Reply::Failed(Failure { reason: error.reason, message: error.message })
-            }
-        }
-    }
-
-    fn try_start(
-        &mut self,
-        request: StartRequest,
-        netns: Option<OwnedFd>,
-    ) -> Result<Reply, StartError> {
-        let log = match &request.log {
-            LogPlan::None => None,
-            LogPlan::JsonFile { path, max_size, max_files } => {
-                let writer = Writer::open(path, *max_size, *max_files);
-                Some(writer.map_err(|e| StartError::new(FailureReason::System, e.to_string()))?)
-            }
-        };
-        let tty = request.plan.process.tty;
-        let streams = Streams::new(tty, request.open_stdin)?;
-        let prepared = prepare(request.plan, GivenFds { netns })?;
-        let (running, started) = prepared.spawn(streams.theirs)?;
-        let started_at = now();
-        let pid = started.pid.as_raw_nonzero().get();
-        let session = Session::new(
-            pid,
-            started.pidfd,
-            started.console,
-            streams.ours,
-            request.stdin_once,
-            log,
-        );
-        let mut session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                running.clean_up();
-                return Err(StartError::system("set up the streams", error));
-            }
-        };
-        for (client, attach) in self.waiting.drain(..) {
-            session.attach(client, &attach);
-        }
-        self.session = Some(session);
-        self.container = Container::Running { running, pid, started_at, paused: false };
-        Ok(Reply::Started { pid, started_at })
-    }
-
-    fn exec(&mut self, request: ExecRequest, client: Option<OwnedFd>) -> Reply {
-        let Container::Running { running, .. } = &self.container else { return not_running() };
-        let live = self.execs.iter().filter(|exec| exec.code.is_none()).count();
-        if live >= MAX_EXECS {
-            return failed(FailureReason::State, "too many exec sessions");
-        }
-        let wants_input = request.attach.as_ref().is_some_and(|attach| attach.stdin);
-        let started = || -> Result<Session, StartError> {
-            let streams = Streams::new(request.plan.process.tty, wants_input)?;
-            let started = running.exec(&request.plan, streams.theirs)?;
-            let pid = started.pid.as_raw_nonzero().get();
-            Session::new(pid, started.pidfd, started.console, streams.ours, true, None)
-                .map_err(|error| StartError::system("set up the streams", error))
-        };
-        match started() {
-            Ok(mut session) => {
-                if let (Some(client), Some(attach)) = (client, &request.attach) {
-                    session.attach(client, attach);
-                }
-                let pid = session.pid;
-                // Finished ones are kept for Status, but not for ever.
-                if self.execs.len() >= 2 * MAX_EXECS {
-                    self.execs.retain(|exec| exec.code.is_none());
-                }
-                self.execs.push(Exec { id: request.id, session, code: None });
-                Reply::Started { pid, started_at: now() }
-            }
-            Err(error) => Reply::Failed(Failure { reason: error.reason, message: error.message }),
-        }
+    fn tell(&mut self, event: Event) -> bool {
+        self.send(&FromShim::Event(event))
     }
 
     /// After each round: what has ended is told.
     fn tidy(&mut self) {
-        let mut ended = Vec::new();
-        for exec in &mut self.execs {
-            if exec.code.is_some() && !exec.session.has_clients() {
-                continue;
-            }
-            exec.session.tidy();
-            if exec.code.is_none()
-                && let Some(code) = exec.session.finished()
-                && !exec.session.has_clients()
+        self.tidy_execs();
+        let mut notes = Vec::new();
+        if let Some(session) = &mut self.session {
+            session.tidy(&mut notes);
+            if let Container::Running(alive) = &mut self.container
+                && alive.shares_pids
+                && session.has_exited()
             {
-                exec.code = Some(code);
-                ended.push(Event::ExecExited { id: exec.id.clone(), code });
+                // Those that take longer are waited for by the clean-up.
+                let _ = alive.running.kill_all(Duration::ZERO);
+                alive.shares_pids = false;
             }
         }
-        for event in ended {
-            self.tell(event);
+        self.tell_notes(&notes, None);
+        if let (Some(exit), Container::Running(_)) =
+            (self.session.as_ref().and_then(Session::finished), &self.container)
+        {
+            self.container_ended(exit);
         }
-        let Some(session) = &mut self.session else { return };
-        session.tidy();
-        let Some(code) = session.finished() else { return };
-        if !matches!(self.container, Container::Running { .. }) {
+        let idle = self.session.as_ref().is_none_or(|session| !session.has_clients());
+        if idle || self.released {
+            self.clean_up();
+        }
+    }
+
+    fn tidy_execs(&mut self) {
+        let mut ended = Vec::new();
+        for exec in self.execs.iter_mut() {
+            let State::Live(session) = &mut exec.state else { continue };
+            session.tidy(&mut Vec::new());
+            if let Some(exit) = session.finished()
+                && !session.has_clients()
+            {
+                exec.state = State::Ended { code: exit.code, told: false };
+                ended.push(Event::ExecExited { id: exec.id.clone(), code: exit.code });
+            }
+        }
+        if ended.is_empty() {
             return;
         }
-        if let Container::Running { running, pid, started_at, .. } =
-            std::mem::replace(&mut self.container, Container::New)
+        for event in ended {
+            let Event::ExecExited { id, .. } = &event else { continue };
+            let id = id.clone();
+            if self.tell(event) {
+                self.execs.told(&id);
+            }
+        }
+        self.execs.prune();
+    }
+
+    /// Report first, clean up after.
+    fn container_ended(&mut self, exit: Exit) {
+        let state = std::mem::replace(&mut self.container, Container::New);
+        let Container::Running(alive) = state else {
+            self.container = state;
+            return;
+        };
+        let record = ExitRecord {
+            code: exit.code,
+            oom_killed: alive.running.oom_kills() > 0,
+            pid: alive.pid,
+            started_at: alive.started_at,
+            finished_at: exit.at,
+        };
+        // Without it the daemon still hears the event; both missing reads as a lost shim.
+        let _ = record.write(&self.state_dir);
+        self.tell_dropped();
+        let remains = Some(alive.running);
+        self.container = Container::Exited { record: record.clone(), remains };
+        self.tell(Event::Exited(record));
+    }
+
+    /// Takes back what the kernel does not take back by itself.
+    pub fn clean_up(&mut self) {
+        if let Container::Exited { remains, .. } = &mut self.container
+            && let Some(running) = remains.take()
         {
-            let record = ExitRecord {
-                code,
-                oom_killed: running.oom_kills() > 0,
-                pid,
-                started_at,
-                finished_at: now(),
-            };
-            // Without it the daemon still hears the event; both missing reads as a lost shim.
-            let _ = record.write(&self.state_dir);
-            self.container = Container::Exited(record.clone());
-            self.tell(Event::Exited(record));
             running.clean_up();
         }
     }
 }
 
-/// Both ends of the standard streams.
-struct Streams {
-    theirs: Stdio,
-    ours: Option<(Option<OwnedFd>, OwnedFd, OwnedFd)>,
-}
-
-impl Streams {
-    fn new(tty: bool, open_stdin: bool) -> Result<Self, StartError> {
-        if tty {
-            return Ok(Self { theirs: Stdio::Terminal, ours: None });
-        }
-        let failed = |errno: Errno| StartError::system("make a pipe", errno);
-        let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (stdin, input) = if open_stdin {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-            (read, Some(write))
-        } else {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let null = rustix::fs::open("/dev/null", flags, Mode::empty())
-                .map_err(|errno| StartError::system("open /dev/null", errno))?;
-            (null, None)
-        };
-        Ok(Self {
-            theirs: Stdio::Pipes { stdin, stdout: out_write, stderr: err_write },
-            ours: Some((input, out_read, err_read)),
-        })
+/// Rounded up, so that what is waited for has come.
+fn timespec(left: Duration) -> Timespec {
+    let left = left + Duration::from_millis(1);
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
     }
-}
-
-fn done(result: Result<(), StartError>) -> Reply {
-    match result {
-        Ok(()) => Reply::Done,
-        Err(error) => Reply::Failed(Failure { reason: error.reason, message: error.message }),
-    }
-}
-
-fn failed(reason: FailureReason, message: &str) -> Reply {
-    Reply::Failed(Failure { reason, message: message.to_owned() })
-}
-
-fn not_running() -> Reply {
-    failed(FailureReason::State, "the container is not running")
-}
-
-fn now() -> i64 {
-    hoy_types::Timestamp::from_system(SystemTime::now()).nanos()
 }

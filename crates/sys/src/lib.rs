@@ -3,6 +3,7 @@
 //! Every function here is safe to call: what a call needs to be sound is either in its types or
 //! checked before the kernel is asked.
 
+pub mod apart;
 pub mod bpf;
 pub mod exec;
 pub mod mount;
