@@ -424,6 +424,31 @@ fn a_killed_shim_loses_nothing_of_the_log_that_it_had_read() {
 }
 
 #[test]
+fn in_the_hosts_pid_namespace_the_rest_ends_with_the_first() {
+    let place = Place::new();
+    let mut shim = place.shim("a");
+    let mut request = place.start_request("a", "sleep 100 & echo $!; exit 6");
+    request.plan.namespaces.pid = hoy_runtime::NamespaceMode::Host;
+    shim.start(request);
+    let started = Instant::now();
+    assert_eq!(shim.exited().code, 6);
+    assert!(started.elapsed() < Duration::from_secs(1), "its pipes were held by the rest");
+    let other: i32 = place.log_text("a").trim().parse().unwrap();
+    wait_until("the rest is gone", || !exists(other));
+    shim.release();
+}
+
+#[test]
+fn a_shim_that_was_never_told_anything_goes() {
+    let place = Place::new();
+    let shim = place.shim("a");
+    let pid = shim.pid;
+    drop(shim);
+    wait_until("the shim is gone", || !exists(pid));
+    assert!(place.find("a").is_none());
+}
+
+#[test]
 fn nothing_is_left_behind() {
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
     let before = mounts();

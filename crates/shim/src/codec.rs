@@ -103,3 +103,72 @@ pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     )?;
     Ok(file.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn message(socket: &OwnedFd) -> (Vec<String>, Vec<OwnedFd>) {
+        match receive(socket.as_fd()).unwrap() {
+            Received::Message(message, descriptors) => (message, descriptors),
+            Received::Nothing => panic!("nothing"),
+            Received::Closed => panic!("closed"),
+        }
+    }
+
+    #[test]
+    fn any_length_with_descriptors_in_order() {
+        let (ours, theirs) = pair();
+        let file = |text: &[u8]| sealed(text).unwrap();
+        for length in [0, 1, 100, INLINE - 64, INLINE, INLINE + 64, 2 << 20] {
+            let text = vec!["x".repeat(length)];
+            let (first, second) = (file(b"first"), file(b"second!"));
+            assert!(send(ours.as_fd(), &text, &[first.as_fd(), second.as_fd()]).unwrap());
+            let (received, descriptors) = message(&theirs);
+            assert!(received == text, "{length}");
+            let sizes = descriptors.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_size);
+            assert_eq!(sizes.collect::<Vec<_>>(), [5, 7]);
+        }
+        assert!(matches!(receive::<u8>(theirs.as_fd()).unwrap(), Received::Nothing));
+        drop(ours);
+        assert!(matches!(receive::<u8>(theirs.as_fd()).unwrap(), Received::Closed));
+    }
+
+    #[test]
+    fn a_full_socket_is_said() {
+        let (ours, _theirs) = pair();
+        let text = vec!["x".repeat(10_000)];
+        let mut sent = 0;
+        while send(ours.as_fd(), &text, &[]).unwrap() {
+            sent += 1;
+            assert!(sent < 10_000);
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let (ours, theirs) = pair();
+        for bytes in [&[HERE][..], &[IN_FILE], &[7, 7], &[HERE, 0xff, 0xff, 0xff], &[HERE; 40_000]]
+        {
+            hoy_sys::socket::send(ours.as_fd(), bytes, &[]).unwrap();
+            assert!(receive::<Vec<String>>(theirs.as_fd()).is_err(), "{}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_stays() {
+        let fd = sealed(b"text").unwrap();
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let file = File::options().write(true).open(path);
+        assert!(file.and_then(|mut file| file.write_all(b"other")).is_err());
+    }
+}

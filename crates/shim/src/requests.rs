@@ -185,7 +185,8 @@ impl Shim {
         if !self.execs.has_room() {
             return failed(FailureReason::State, "too many exec sessions");
         }
-        let wants_input = request.attach.as_ref().is_some_and(|attach| attach.stdin);
+        let wants_input =
+            client.is_some() && request.attach.as_ref().is_some_and(|attach| attach.stdin);
         let started = || -> Result<Session, StartError> {
             let streams = Streams::new(request.plan.process.tty, wants_input)?;
             let started = alive.running.exec(&request.plan, streams.theirs)?;
