@@ -26,7 +26,10 @@ pub fn parse(text: Option<&str>) -> Result<Vec<u8>, DetachKeysError> {
             _ => None,
         }
     };
-    text.split(',').map(key).collect::<Option<Vec<u8>>>().ok_or_else(|| DetachKeysError(text.into()))
+    text.split(',')
+        .map(key)
+        .collect::<Option<Vec<u8>>>()
+        .ok_or_else(|| DetachKeysError(text.into()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,12 @@
 use std::net::IpAddr;
 
 /// `/etc/hosts` of a container with a network of its own.
-pub fn hosts(address: Option<IpAddr>, hostname: &str, domainname: &str, extra: &[(String, IpAddr)]) -> String {
+pub fn hosts(
+    address: Option<IpAddr>,
+    hostname: &str,
+    domainname: &str,
+    extra: &[(String, IpAddr)],
+) -> String {
     let mut out = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
@@ -33,7 +38,8 @@ pub struct DnsOverrides {
 /// `/etc/resolv.conf` on the default bridge: the host's, without servers that only the host can
 /// reach by loopback, and with Docker's fallback when none is left.
 pub fn resolv_conf(host: &str, overrides: &DnsOverrides) -> String {
-    let words = |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+    let words =
+        |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
     let mut servers = Vec::new();
     let mut search = Vec::new();
     let mut options = Vec::new();
@@ -95,7 +101,11 @@ mod tests {
         assert!(text.ends_with("nameserver 10.0.0.2\nsearch a b\noptions edns0\n"), "{text}");
         let text = resolv_conf("nameserver ::1\n", &DnsOverrides::default());
         assert!(text.contains("nameserver 8.8.8.8\n"));
-        let own = DnsOverrides { servers: vec!["1.1.1.1".into()], search: vec![".".into()], options: vec![] };
+        let own = DnsOverrides {
+            servers: vec!["1.1.1.1".into()],
+            search: vec![".".into()],
+            options: vec![],
+        };
         let text = resolv_conf(host, &own);
         assert!(text.contains("nameserver 1.1.1.1\n") && !text.contains("search"), "{text}");
     }

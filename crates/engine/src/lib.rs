@@ -1,1 +1,33 @@
 //! House: use cases; the life cycle of containers; the only holder of several tickets.
+//!
+//! One driver task owns each container; everybody else reads published views. Decisions are pure
+//! functions (`spec`, `plan`, `life`, `refuse`, `files`); what touches the host is in the rooms
+//! below. The engine knows nothing of HTTP.
+
+mod containers;
+mod detach;
+mod driver;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod files;
+mod images;
+mod life;
+mod plan;
+mod record;
+mod refuse;
+mod registry;
+mod shim_link;
+mod show;
+mod spec;
+mod streams;
+mod system;
+
+pub use containers::{ListOptions, WaitHandle};
+pub use engine::{Engine, Parts};
+pub use error::{Error, Result};
+pub use events::Happening;
+pub use exec::ExecSession;
+pub use images::BodyReader;
+pub use streams::{AttachOptions, AttachSession, HijackedConn, LogStream, LogsOptions};

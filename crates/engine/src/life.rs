@@ -99,9 +99,9 @@ impl Phase {
             (Wish::Resume, _) => conflict(format!("container {id} is not paused")),
 
             (Wish::Exec, Self::Running) => Ok(()),
-            (Wish::Exec, Self::Paused) => conflict(format!(
-                "container {id} is paused, unpause the container before exec"
-            )),
+            (Wish::Exec, Self::Paused) => {
+                conflict(format!("container {id} is paused, unpause the container before exec"))
+            }
             (Wish::Exec | Wish::Resize, _) if !self.is_alive() => not_running(),
             (Wish::Exec | Wish::Resize, _) => Ok(()),
 
@@ -116,9 +116,9 @@ impl Phase {
             (Wish::Top, Self::Running | Self::Paused) => Ok(()),
             (Wish::Top, _) => not_running(),
 
-            (Wish::Rename, Self::Removing) => conflict(format!(
-                "container {id} is marked for removal and cannot be renamed"
-            )),
+            (Wish::Rename, Self::Removing) => {
+                conflict(format!("container {id} is marked for removal and cannot be renamed"))
+            }
             (Wish::Rename, _) => Ok(()),
 
             (Wish::Remove { .. }, Self::Removing) => {

@@ -94,7 +94,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
 
 fn mount_plan(mount: &BindMount) -> MountPlan {
     let source = match &mount.kind {
-        BindKind::Bind { source, recursive } => {
+        BindKind::Bind { source, recursive, .. } => {
             MountSource::Bind { path: source.into(), recursive: *recursive }
         }
         BindKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
@@ -145,7 +145,9 @@ pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
             )));
         }
         if ipc && host.ipc_mode == "host" {
-            return Err(Error::invalid(format!("sysctl '{name}' not allowed in host ipc namespace")));
+            return Err(Error::invalid(format!(
+                "sysctl '{name}' not allowed in host ipc namespace"
+            )));
         }
         if !net && !ipc {
             return Err(Error::invalid(format!("sysctl '{name}' is not whitelisted")));
@@ -154,7 +156,8 @@ pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
-fn cgroup(record: &Record, settings: &Settings) -> CgroupPlan {
+/// Where the container's cgroup lies, and its limits.
+pub(crate) fn cgroup(record: &Record, settings: &Settings) -> CgroupPlan {
     let host = &record.host;
     let parent = match host.cgroup_parent.trim_matches('/') {
         "" => settings.cgroup_parent.clone(),
@@ -300,7 +303,8 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<u64> {
 }
 
 fn unconfined(host: &HostConfig) -> bool {
-    let asked = |option: &String| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
+    let asked =
+        |option: &String| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
     host.privileged || host.security_opt.iter().flatten().any(asked)
 }
 

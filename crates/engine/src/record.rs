@@ -14,6 +14,8 @@ pub struct Record {
     pub name: String,
     pub created: Timestamp,
     pub image: Digest,
+    /// The store's keys of the image's layers, bottom first.
+    pub layers: Vec<String>,
     /// The image's configuration merged with what was asked for.
     pub config: ContainerConfig,
     /// As asked for, with the daemon's defaults filled in.
@@ -38,8 +40,19 @@ pub struct BindMount {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BindKind {
-    Bind { source: String, recursive: bool },
-    Tmpfs { size: Option<u64>, mode: Option<u32>, exec: bool, suid: bool, dev: bool },
+    Bind {
+        source: String,
+        recursive: bool,
+        /// A directory is made where the source is missing.
+        create: bool,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        mode: Option<u32>,
+        exec: bool,
+        suid: bool,
+        dev: bool,
+    },
 }
 
 /// Where the container's network comes from, and what it got while it runs.

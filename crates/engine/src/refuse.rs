@@ -34,10 +34,7 @@ pub(crate) fn unbuilt(
         (!matches!(host.uts_mode.as_str(), "" | "host"), "this --uts mode"),
         (!matches!(host.cgroupns_mode.as_str(), "" | "private" | "host"), "this --cgroupns mode"),
         (!matches!(host.runtime.as_str(), "" | "runc" | "hoy"), "another runtime (--runtime)"),
-        (
-            !matches!(host.restart_policy.name.as_str(), "" | "no"),
-            "a restart policy (--restart)",
-        ),
+        (!matches!(host.restart_policy.name.as_str(), "" | "no"), "a restart policy (--restart)"),
         (
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
             "this log driver: hoy has json-file and none; it",
@@ -69,10 +66,19 @@ pub(crate) fn unbuilt(
     for option in host.security_opt.iter().flatten() {
         let name = option.split([':', '=']).next().unwrap_or("");
         match option.as_str() {
-            "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true"
-            | "no-new-privileges=false" | "no-new-privileges:false" | "seccomp=unconfined"
-            | "seccomp:unconfined" | "seccomp=builtin" | "label=disable" | "label:disable"
-            | "apparmor=unconfined" | "apparmor:unconfined" | "systempaths=unconfined" => {}
+            "no-new-privileges"
+            | "no-new-privileges=true"
+            | "no-new-privileges:true"
+            | "no-new-privileges=false"
+            | "no-new-privileges:false"
+            | "seccomp=unconfined"
+            | "seccomp:unconfined"
+            | "seccomp=builtin"
+            | "label=disable"
+            | "label:disable"
+            | "apparmor=unconfined"
+            | "apparmor:unconfined"
+            | "systempaths=unconfined" => {}
             _ if matches!(name, "seccomp" | "apparmor" | "label" | "writable-cgroups") => {
                 return Err(Error::unavailable(format!("--security-opt {option}")));
             }
@@ -138,6 +144,9 @@ mod tests {
         let error = unbuilt(&config, &host, None).unwrap_err();
         assert_eq!(error.kind(), hoy_types::ErrorKind::NotFound);
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
-        assert_eq!(unbuilt(&config, &host, None).unwrap_err().kind(), hoy_types::ErrorKind::InvalidParameter);
+        assert_eq!(
+            unbuilt(&config, &host, None).unwrap_err().kind(),
+            hoy_types::ErrorKind::InvalidParameter
+        );
     }
 }

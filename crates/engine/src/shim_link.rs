@@ -4,7 +4,7 @@
 //! deadline, and whoever awaits an answer does so outside of the driver.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use hoy_shim::client::Connection;
@@ -41,18 +41,10 @@ pub enum LinkError {
 /// An answer that will come.
 pub type Answer = oneshot::Receiver<Reply>;
 
-struct Raw(RawFd);
-
-impl AsRawFd for Raw {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// One connection to one shim.
 pub struct ShimLink {
-    // Dropped before `connection`, whose descriptor it watches.
-    ready: AsyncFd<Raw>,
+    /// The same socket, for waiting.
+    ready: AsyncFd<OwnedFd>,
     connection: Connection,
     next: u32,
     waiting: HashMap<u32, oneshot::Sender<Reply>>,
@@ -61,7 +53,7 @@ pub struct ShimLink {
 impl ShimLink {
     /// Must be called inside the runtime.
     pub fn new(connection: Connection) -> Result<Self, LinkError> {
-        let ready = AsyncFd::new(Raw(connection.as_fd().as_raw_fd()))?;
+        let ready = watch(connection.as_fd().try_clone_to_owned()?)?;
         Ok(Self { ready, connection, next: 1, waiting: HashMap::new() })
     }
 
@@ -78,7 +70,7 @@ impl ShimLink {
         let send = async {
             loop {
                 if self.connection.send(&call, &borrowed)? {
-                    return Ok(());
+                    return Ok::<(), LinkError>(());
                 }
                 self.ready.writable().await?.clear_ready();
             }
@@ -109,4 +101,13 @@ impl ShimLink {
             }
         }
     }
+}
+
+/// For awaiting a descriptor's readiness.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for descriptors that are not owned: this one is"
+)]
+pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }

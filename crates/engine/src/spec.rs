@@ -174,7 +174,9 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) ->
         )));
     }
     if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
-        return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+        return invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
     }
     if host.cpu_quota > 0 && host.cpu_quota < 1000 {
         return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
@@ -256,8 +258,11 @@ fn log_options(host: &HostConfig) -> Result<()> {
     for name in host.log_config.config.iter().flatten().map(|(name, _)| name.as_str()) {
         match (driver, name) {
             ("json-file" | "", "max-size" | "max-file") => {}
-            ("json-file" | "", "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag"
-                | "mode" | "max-buffer-size") => {
+            (
+                "json-file" | "",
+                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
+                | "max-buffer-size",
+            ) => {
                 return Err(Error::unavailable(format!("--log-opt {name}")));
             }
             _ => {
@@ -298,11 +303,13 @@ fn check_target(target: &str) -> Result<()> {
             "invalid mount config: invalid mount path: '{target}' mount path must be absolute"
         )));
     }
-    if target.split('/').all(|part| matches!(part, "" | "." )) {
+    if target.split('/').all(|part| matches!(part, "" | ".")) {
         return Err(Error::invalid("invalid mount config: destination can't be '/'"));
     }
     if target.split('/').any(|part| part == "..") || target.contains('\0') {
-        return Err(Error::invalid(format!("invalid mount config: invalid mount path: '{target}'")));
+        return Err(Error::invalid(format!(
+            "invalid mount config: invalid mount path: '{target}'"
+        )));
     }
     Ok(())
 }
@@ -347,7 +354,7 @@ fn parse_bind(text: &str) -> Result<BindMount> {
     }
     Ok(BindMount {
         target: clean(target),
-        kind: BindKind::Bind { source: clean(source), recursive },
+        kind: BindKind::Bind { source: clean(source), recursive, create: true },
         readonly,
         mode: mode.to_owned(),
         propagation,
@@ -380,6 +387,7 @@ fn typed_mount(mount: &hoy_wire::Mount) -> Result<BindMount> {
                 kind: BindKind::Bind {
                     source: clean(&mount.source),
                     recursive: !options.non_recursive,
+                    create: options.create_mountpoint,
                 },
                 readonly: mount.read_only,
                 mode: String::new(),
@@ -495,7 +503,8 @@ mod tests {
         for bad in ["/a", "a:/b", ":/b", "/a:", "/a:/b:xx", "/a:/b:ro:x"] {
             assert!(parse_bind(bad).is_err(), "{bad}");
         }
-        let host = |binds: &[&str]| HostConfig { binds: Some(strings(binds)), ..Default::default() };
+        let host =
+            |binds: &[&str]| HostConfig { binds: Some(strings(binds)), ..Default::default() };
         for bad in [&["/a:/"][..], &["/a:b"], &["/a:/x", "/b:/x/"], &["/a:/x/../y"]] {
             assert!(mounts(&host(bad)).is_err(), "{bad:?}");
         }

@@ -1,0 +1,492 @@
+//! Use cases of containers: create, start, stop, kill, wait, remove, rename, pause, list.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hoy_types::{Digest, Signal, generate_name, validate_name};
+use hoy_wire as wire;
+use tokio::sync::{oneshot, watch};
+
+use crate::driver::{Command, Driver, Found};
+use crate::engine::{Engine, Inner, new_id, now, random};
+use crate::error::{Error, Result, failed, lost};
+use crate::life::{Phase, Wish};
+use crate::record::{NetworkMode, NetworkRecord, Record, State};
+use crate::registry::{Handle, View};
+use crate::{plan, refuse, show, spec};
+
+/// Docker's time between a stop's signal and SIGKILL.
+const STOP_TIMEOUT: i64 = 10;
+/// How long after SIGKILL a process may take to end before it is said that it does not.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+
+/// Which containers, and how much of each.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    pub all: bool,
+    pub limit: usize,
+    pub size: bool,
+    /// Filter name and its values.
+    pub filters: Vec<(String, Vec<String>)>,
+}
+
+/// What `wait` waits for; registered before it is awaited.
+pub struct WaitHandle {
+    view: watch::Receiver<View>,
+    condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    NotRunning,
+    NextExit { after: u64 },
+    Removed,
+}
+
+impl WaitHandle {
+    /// The exit code.
+    pub async fn done(mut self) -> wire::WaitResponse {
+        let met = |view: &View| match self.condition {
+            Condition::NotRunning => {
+                view.removed
+                    || !matches!(
+                        view.record.state.phase,
+                        Phase::Running | Phase::Paused | Phase::Starting
+                    )
+            }
+            Condition::NextExit { after } => view.removed || view.exits > after,
+            Condition::Removed => view.removed,
+        };
+        // The sender goes with the container: that is an end too.
+        let _ = self.view.wait_for(met).await;
+        let code = self.view.borrow().record.state.exit_code;
+        wire::WaitResponse { error: None, status_code: code.into() }
+    }
+}
+
+impl Handle {
+    /// Sends a command and waits for what became of it.
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let gone = || Error::not_found(format!("No such container: {}", self.id));
+        let (done, answer) = oneshot::channel();
+        self.commands.send(command(done)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Whether the container has ended within a time.
+    async fn ended(&self, deadline: Option<Duration>) -> bool {
+        let mut view = self.view.clone();
+        let ended = view.wait_for(|view| view.removed || !view.record.state.phase.is_alive());
+        match deadline {
+            Some(deadline) => tokio::time::timeout(deadline, ended).await.is_ok(),
+            None => ended.await.is_ok(),
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn find(&self, id: &str) -> Result<Handle> {
+        self.inner.registry.find(id)
+    }
+
+    /// Makes a container; nothing of a refused one remains.
+    pub async fn create(
+        &self,
+        name: Option<String>,
+        platform: Option<String>,
+        request: wire::CreateRequest,
+    ) -> Result<wire::CreateResponse> {
+        if let Some(platform) = platform.filter(|platform| !platform.is_empty()) {
+            let host = hoy_oci::host_architecture();
+            if platform != format!("linux/{host}") && platform != "linux" {
+                return Err(Error::not_found(format!(
+                    "no image for the platform {platform}: this machine runs linux/{host}"
+                )));
+            }
+        }
+        let inner = Arc::clone(&self.inner);
+        let record = tokio::task::spawn_blocking(move || inner.prepare_record(name, request));
+        let record = record.await.map_err(lost)??;
+        if let Err(error) = self.inner.save(&record).await {
+            self.inner.abandon(&record);
+            return Err(error);
+        }
+        let id = record.id.to_string();
+        self.inner.container_event(&record, "create", &[]);
+        self.inner.registry.insert(Driver::spawn(&self.inner, record, Found::Nothing));
+        Ok(wire::CreateResponse { id, warnings: Some(Vec::new()) })
+    }
+
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let handle = self.find(id)?;
+        let result = handle.ask(Command::Start).await;
+        if let Err(error) = &result
+            && error.kind() != hoy_types::ErrorKind::NotModified
+            && handle.record().host.auto_remove
+        {
+            self.remove_quietly(&handle.id).await?;
+        }
+        result
+    }
+
+    /// A signal, then SIGKILL. Goes on when the client leaves.
+    pub async fn stop(&self, id: &str, signal: Option<String>, timeout: Option<i64>) -> Result<()> {
+        let handle = self.find(id)?;
+        let stop = tokio::spawn(stop(handle, signal, timeout));
+        stop.await.map_err(lost)?
+    }
+
+    pub async fn restart(
+        &self,
+        id: &str,
+        signal: Option<String>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let handle = self.find(id)?;
+        let engine = self.clone();
+        let restart = tokio::spawn(async move {
+            match stop(handle.clone(), signal, timeout).await {
+                Err(error) if error.kind() == hoy_types::ErrorKind::NotModified => {}
+                other => other?,
+            }
+            handle.ask(Command::Start).await?;
+            engine.inner.container_event(&handle.record(), "restart", &[]);
+            Ok(())
+        });
+        restart.await.map_err(lost)?
+    }
+
+    pub async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        let handle = self.find(id)?;
+        let signal = if signal.is_empty() { "KILL" } else { signal };
+        let signal: Signal = signal
+            .parse()
+            .map_err(|error: hoy_types::SignalError| Error::invalid(error.to_string()))?;
+        let number = signal.number();
+        handle.ask(|done| Command::Signal { signal: number, all: false, done }).await?;
+        let record = handle.record();
+        self.inner.container_event(&record, "kill", &[("signal", number.to_string())]);
+        if record.state.phase == Phase::Paused && (signal == Signal::KILL || signal == Signal::TERM)
+        {
+            // A frozen process takes its signal when it thaws.
+            let _ = handle.ask(|done| Command::Pause(false, done)).await;
+        }
+        if signal == Signal::KILL {
+            handle.ended(Some(KILL_GRACE)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn pause(&self, id: &str, pause: bool) -> Result<()> {
+        self.find(id)?.ask(|done| Command::Pause(pause, done)).await
+    }
+
+    pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
+        let handle = self.find(id)?;
+        let name = validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
+        let name = name.to_owned();
+        if handle.record().name == name {
+            return Err(Error::invalid(
+                "Renaming a container with the same name as its current name",
+            ));
+        }
+        handle.ask(|done| Command::Rename { name, done }).await
+    }
+
+    pub async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
+        let handle = self.find(id)?;
+        handle.ask(|done| Command::Resize { exec: None, rows, columns, done }).await
+    }
+
+    /// Removes a container; a running one only by force.
+    pub async fn remove(&self, id: &str, force: bool) -> Result<()> {
+        let handle = self.find(id)?;
+        let remove = tokio::spawn(async move {
+            let phase = handle.record().state.phase;
+            let admitted = phase.admits(Wish::Remove { force }, handle.id.as_str());
+            admitted.map_err(|(kind, message)| Error::new(kind, message))?;
+            if force && phase.is_alive() {
+                kill_for_good(&handle).await?;
+            }
+            match handle.ask(|done| Command::Remove { force, done }).await {
+                // Its own `--rm` was faster.
+                Err(error) if error.kind() == hoy_types::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        });
+        remove.await.map_err(lost)?
+    }
+
+    pub(crate) async fn remove_quietly(&self, id: &hoy_types::ContainerId) -> Result<()> {
+        match self.find(id.as_str()) {
+            Ok(handle) => handle.ask(|done| Command::Remove { force: false, done }).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub fn wait_begin(&self, id: &str, condition: &str) -> Result<WaitHandle> {
+        let handle = self.find(id)?;
+        let condition = match condition {
+            "" | "not-running" => Condition::NotRunning,
+            "next-exit" => Condition::NextExit { after: handle.view.borrow().exits },
+            "removed" => Condition::Removed,
+            other => return Err(Error::invalid(format!("invalid condition: \"{other}\""))),
+        };
+        Ok(WaitHandle { view: handle.view, condition })
+    }
+
+    pub fn inspect(&self, id: &str, size: bool) -> Result<wire::ContainerInspect> {
+        let handle = self.find(id)?;
+        let mut out = show::inspect(&self.inner, &handle.record());
+        if size {
+            out.size_rw = Some(0);
+            out.size_root_fs = Some(self.image_size(&handle.record().image));
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn image_size(&self, id: &Digest) -> i64 {
+        let image = self.inner.images.resolve(&id.to_string());
+        image.map(|image| image.size() as i64).unwrap_or(0)
+    }
+
+    pub fn list(&self, options: &ListOptions) -> Result<Vec<wire::ContainerSummary>> {
+        let filter = show::Filter::new(&options.filters, |text| {
+            self.find(text).map(|handle| handle.record())
+        })?;
+        let all = options.all || options.limit > 0 || filter.names_a_state();
+        let mut out = Vec::new();
+        for handle in self.inner.registry.all() {
+            let record = handle.record();
+            let image = self.inner.images.names(record.image);
+            if (all || record.state.phase.is_alive()) && filter.admits(&record, &image) {
+                out.push(show::summary(&self.inner, &record));
+            }
+            if options.limit > 0 && out.len() == options.limit {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Removes every container that is not alive; their ids.
+    pub async fn prune(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<String>> {
+        let filter = show::Filter::new(filters, |text| self.find(text).map(|h| h.record()))?;
+        let mut out = Vec::new();
+        for handle in self.inner.registry.all() {
+            let record = handle.record();
+            let names = self.inner.images.names(record.image);
+            let ended = matches!(record.state.phase, Phase::Created | Phase::Exited);
+            if ended
+                && filter.admits(&record, &names)
+                && self.remove(handle.id.as_str(), false).await.is_ok()
+            {
+                out.push(handle.id.to_string());
+            }
+        }
+        Ok(out)
+    }
+
+    /// The processes of a container, as the host sees them.
+    pub async fn top(&self, id: &str, arguments: &str) -> Result<wire::TopResponse> {
+        let handle = self.find(id)?;
+        let record = handle.record();
+        record
+            .state
+            .phase
+            .admits(Wish::Top, handle.id.as_str())
+            .map_err(|(kind, message)| Error::new(kind, message))?;
+        if !matches!(arguments, "" | "-ef") {
+            return Err(Error::unavailable(format!("top with the ps arguments {arguments:?}")));
+        }
+        let cgroup = plan::cgroup(&record, &self.inner.settings);
+        let processes = tokio::task::spawn_blocking(move || -> Result<Vec<i32>> {
+            let cgroup = hoy_cgroup::Cgroup::open(&cgroup).map_err(failed("open the cgroup"))?;
+            Ok(cgroup.map(|cgroup| cgroup.processes()).unwrap_or_default())
+        });
+        Ok(show::top(&processes.await.map_err(lost)??))
+    }
+}
+
+async fn kill_for_good(handle: &Handle) -> Result<()> {
+    match handle.ask(|done| Command::Signal { signal: 9, all: true, done }).await {
+        // It has ended meanwhile, or its processes take longer than the supervisor waits.
+        Ok(()) | Err(_) => {}
+    }
+    if handle.record().state.phase == Phase::Paused {
+        let _ = handle.ask(|done| Command::Pause(false, done)).await;
+    }
+    if handle.ended(Some(KILL_GRACE)).await {
+        return Ok(());
+    }
+    Err(Error::system(format!(
+        "container {} does not end although it was killed: process {} waits in the kernel, perhaps \
+         for a file system that does not answer; it is removed by another `rm -f` once that ends",
+        handle.id,
+        handle.record().state.pid
+    )))
+}
+
+async fn stop(handle: Handle, signal: Option<String>, timeout: Option<i64>) -> Result<()> {
+    let record = handle.record();
+    record
+        .state
+        .phase
+        .admits(Wish::Stop, handle.id.as_str())
+        .map_err(|(kind, message)| Error::new(kind, message))?;
+    let configured = Some(record.config.stop_signal.clone()).filter(|signal| !signal.is_empty());
+    let signal = signal.filter(|signal| !signal.is_empty()).or(configured);
+    let signal: Signal = signal
+        .as_deref()
+        .unwrap_or("TERM")
+        .parse()
+        .map_err(|error: hoy_types::SignalError| Error::invalid(error.to_string()))?;
+    let timeout = timeout.or(record.config.stop_timeout).unwrap_or(STOP_TIMEOUT);
+    let number = signal.number();
+    // One that has just ended is what is wanted.
+    let _ = handle.ask(|done| Command::Signal { signal: number, all: false, done }).await;
+    if record.state.phase == Phase::Paused {
+        let _ = handle.ask(|done| Command::Pause(false, done)).await;
+    }
+    let deadline = u64::try_from(timeout).ok().map(Duration::from_secs);
+    if !handle.ended(deadline).await {
+        kill_for_good(&handle).await?;
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// Everything about a new container but its place in the database. Blocks.
+    fn prepare_record(&self, name: Option<String>, request: wire::CreateRequest) -> Result<Record> {
+        let (mut config, mut host, networking) = request.split();
+        if let Some(name) = &name {
+            validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
+        }
+        refuse::unbuilt(&config, &host, networking.as_ref())?;
+        if config.image.is_empty() {
+            return Err(Error::invalid("no image specified"));
+        }
+        let image = self.image_for(&config.image)?;
+        let image_config: wire::ImageConfig =
+            serde_json::from_value(match &image.document.config {
+                serde_json::Value::Null => serde_json::json!({}),
+                config => config.clone(),
+            })
+            .map_err(failed("read the image's configuration"))?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        spec::check(&config, &host, cpus)?;
+        spec::merge_config(&mut config, &image_config);
+        spec::check(&config, &host, cpus)?;
+        spec::fill_host(&mut host, &self.settings);
+        plan::check_sysctls(&host)?;
+        plan::capabilities(&host)?;
+        let mode = match host.network_mode.as_str() {
+            "host" => NetworkMode::Host,
+            "none" => NetworkMode::None,
+            text => match text.strip_prefix("container:") {
+                Some(other) => NetworkMode::Container(self.registry.find(other)?.id),
+                None => NetworkMode::Bridge,
+            },
+        };
+        let published =
+            host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|p| !p.is_empty());
+        if let (NetworkMode::Container(_), true) = (&mode, published) {
+            return Err(Error::invalid(
+                "conflicting options: port publishing and the container type network mode",
+            ));
+        }
+        let command = spec::command(&config)?;
+        let mounts = spec::mounts(&host)?;
+        for mount in &mounts {
+            if let crate::record::BindKind::Bind { source, create: false, .. } = &mount.kind
+                && std::fs::symlink_metadata(source).is_err()
+            {
+                return Err(Error::invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {source}"
+                )));
+            }
+        }
+        let id = new_id()?;
+        let name = match name {
+            Some(name) => {
+                let name = name.trim_start_matches('/').to_owned();
+                self.registry.reserve(&name, &id)?;
+                name
+            }
+            None => self.friendly_name(&id)?,
+        };
+        if config.hostname.is_empty() && mode != NetworkMode::Host {
+            config.hostname = id.short().to_owned();
+        }
+        config.labels.get_or_insert_default();
+        let record = Record {
+            id,
+            name,
+            created: now(),
+            image: image.id,
+            layers: image.layers.iter().map(|layer| layer.key.clone()).collect(),
+            config,
+            host,
+            command,
+            mounts,
+            network: NetworkRecord { mode, endpoint: None },
+            state: State::default(),
+        };
+        if let Err(error) = self.make_directories(&record) {
+            self.abandon(&record);
+            return Err(error);
+        }
+        Ok(record)
+    }
+
+    fn image_for(&self, name: &str) -> Result<Arc<hoy_images::ImageRecord>> {
+        let error = |error: hoy_images::ImageError| {
+            let kind = error.kind();
+            Error::new(kind, error.to_string()).with_source(error)
+        };
+        match self.images.resolve(name) {
+            Err(hoy_images::ImageError::NotFound(_))
+                if matches!(name, "hello" | "hello:latest") =>
+            {
+                // Embedded: it comes into being when somebody wants it, never by a pull.
+                let id = self.images.make_hello(self.hello).map_err(error)?;
+                self.images.resolve(&id.to_string()).map_err(error)
+            }
+            other => other.map_err(error),
+        }
+    }
+
+    fn friendly_name(&self, id: &hoy_types::ContainerId) -> Result<String> {
+        for retry in 0..20 {
+            let bytes = random()?;
+            let seed = u64::from_ne_bytes(bytes[..8].try_into().unwrap_or_default());
+            let name = generate_name(seed, retry);
+            if self.registry.reserve(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        let name = id.short().to_owned();
+        self.registry.reserve(&name, id)?;
+        Ok(name)
+    }
+
+    fn make_directories(&self, record: &Record) -> Result<()> {
+        let directory = self.store.container_directory(record.key());
+        for name in ["", "upper", "work"] {
+            let path = directory.join(name);
+            std::fs::create_dir(&path).map_err(failed("make the container's directory"))?;
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.join("upper"), mode)
+            .map_err(failed("make the container's directory"))
+    }
+
+    /// Nothing of a container that was not created remains.
+    fn abandon(&self, record: &Record) {
+        self.registry.release(&record.name, &record.id);
+        let _ = self.store.discard(&self.store.container_directory(record.key()));
+    }
+}

@@ -1,0 +1,716 @@
+//! One task per container: the only one that changes it.
+//!
+//! Requests come as commands, the shim's words as messages; each is admitted by `life`, carried
+//! out, written down and published. Nothing here waits for the container itself.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hoy_shim::client::Connection;
+use hoy_shim::message::{
+    AttachRequest, Event, ExecRequest, ExitRecord, Failure, LogPlan, Reply, Request, StartRequest,
+    Status,
+};
+use hoy_types::Timestamp;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::Inner;
+use crate::error::{Error, Result, failed, lost};
+use crate::life::{Phase, Wish};
+use crate::record::{Record, State};
+use crate::registry::View;
+use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
+
+/// Commands that may wait for one container.
+pub(crate) const QUEUE: usize = 64;
+/// Clients that may wait for one start.
+const MAX_WAITING: usize = 32;
+/// A shim answers at once, or it is stopped or stuck.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The start itself may have to wait for a slow disk.
+const START: Duration = Duration::from_secs(60);
+
+type Done<T> = oneshot::Sender<Result<T>>;
+
+/// What the rest of the house asks of a container.
+pub(crate) enum Command {
+    Start(Done<()>),
+    Signal {
+        signal: i32,
+        all: bool,
+        done: Done<()>,
+    },
+    Pause(bool, Done<()>),
+    Resize {
+        exec: Option<String>,
+        rows: u16,
+        columns: u16,
+        done: Done<()>,
+    },
+    Attach {
+        request: AttachRequest,
+        client: OwnedFd,
+        done: Done<()>,
+    },
+    Exec {
+        request: Box<ExecRequest>,
+        client: Option<OwnedFd>,
+        done: Done<std::result::Result<i32, Failure>>,
+    },
+    Rename {
+        name: String,
+        done: Done<()>,
+    },
+    Remove {
+        force: bool,
+        done: Done<()>,
+    },
+}
+
+pub(crate) struct Driver {
+    inner: Arc<Inner>,
+    record: Record,
+    view: watch::Sender<View>,
+    commands: mpsc::Receiver<Command>,
+    link: Option<ShimLink>,
+    /// Readable once the shim is gone.
+    shim: Option<AsyncFd<OwnedFd>>,
+    waiting: Vec<(AttachRequest, OwnedFd)>,
+    exits: u64,
+    starts: u64,
+}
+
+/// What a running container was found as when the daemon started.
+pub(crate) enum Found {
+    Nothing,
+    Alive(Connection),
+}
+
+impl Driver {
+    /// Starts the task of a container. The handle's view is there at once.
+    pub fn spawn(inner: &Arc<Inner>, record: Record, found: Found) -> crate::registry::Handle {
+        let (view, receiver) = watch::channel(View {
+            record: Arc::new(record.clone()),
+            exits: 0,
+            starts: 0,
+            removed: false,
+        });
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let handle =
+            crate::registry::Handle { id: record.id.clone(), view: receiver, commands: sender };
+        let driver = Self {
+            inner: Arc::clone(inner),
+            record,
+            view,
+            commands,
+            link: None,
+            shim: None,
+            waiting: Vec::new(),
+            exits: 0,
+            starts: 0,
+        };
+        tokio::spawn(driver.run(found));
+        handle
+    }
+
+    async fn run(mut self, found: Found) {
+        if let Found::Alive(connection) = found {
+            self.adopt(connection).await;
+        }
+        loop {
+            let gone = async {
+                match &self.shim {
+                    Some(shim) => shim.readable().await.map(drop),
+                    None => std::future::pending().await,
+                }
+            };
+            let incoming = async {
+                match &mut self.link {
+                    Some(link) => link.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                incoming = incoming => self.hear(incoming).await,
+                _ = gone => self.shim_gone().await,
+                command = self.commands.recv() => match command {
+                    Some(command) => {
+                        if self.obey(command).await {
+                            return;
+                        }
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.inner.store.container_directory(self.id())
+    }
+
+    fn publish(&self) {
+        let record = Arc::new(self.record.clone());
+        self.view.send_replace(View {
+            record,
+            exits: self.exits,
+            starts: self.starts,
+            removed: self.record.state.phase == Phase::Removing && self.link.is_none(),
+        });
+    }
+
+    /// Off the path: the truth of a running container is its shim's.
+    fn save_later(&self) {
+        if let Ok(op) = self.inner.put_record(&self.record) {
+            self.inner.store.write_later(vec![op]);
+        }
+    }
+
+    fn event(&self, action: &str, extra: &[(&str, String)]) {
+        self.inner.container_event(&self.record, action, extra);
+    }
+
+    fn admit(&self, wish: Wish) -> Result<()> {
+        self.record
+            .state
+            .phase
+            .admits(wish, self.id())
+            .map_err(|(kind, message)| Error::new(kind, message))
+    }
+
+    /// True once the container is removed.
+    async fn obey(&mut self, command: Command) -> bool {
+        // Whoever asked may have gone meanwhile; the deed is done all the same.
+        match command {
+            Command::Start(done) => {
+                let result = self.start().await;
+                let _ = done.send(result);
+            }
+            Command::Signal { signal, all, done } => {
+                let admitted = self.admit(Wish::Signal);
+                let request = Request::Kill { signal, all };
+                self.forward(admitted, request, Vec::new(), done).await;
+            }
+            Command::Pause(pause, done) => {
+                let result = self.pause(pause).await;
+                let _ = done.send(result);
+            }
+            Command::Resize { exec, rows, columns, done } => {
+                let admitted = self.admit(Wish::Resize);
+                let request = Request::Resize { exec, rows, columns };
+                self.forward(admitted, request, Vec::new(), done).await;
+            }
+            Command::Attach { request, client, done } => self.attach(request, client, done).await,
+            Command::Exec { request, client, done } => self.exec(*request, client, done).await,
+            Command::Rename { name, done } => {
+                let result = self.rename(name).await;
+                let _ = done.send(result);
+            }
+            Command::Remove { force, done } => match self.remove(force).await {
+                Ok(()) => {
+                    let _ = done.send(Ok(()));
+                    return true;
+                }
+                Err(error) => drop(done.send(Err(error))),
+            },
+        }
+        false
+    }
+
+    async fn call(&mut self, request: Request, descriptors: &[OwnedFd]) -> Result<Answer> {
+        let link = self.link.as_mut();
+        let link = link.ok_or_else(|| Error::conflict("the container's supervisor is gone"))?;
+        link.call(request, descriptors).await.map_err(failed("talk to the container's supervisor"))
+    }
+
+    /// Sends a request on and lets another task wait for the answer.
+    async fn forward(
+        &mut self,
+        admitted: Result<()>,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+        done: Done<()>,
+    ) {
+        let answer = match admitted {
+            Ok(()) => self.call(request, &descriptors).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                tokio::spawn(async move {
+                    let _ = done.send(plain(answer).await);
+                });
+            }
+            Err(error) => drop(done.send(Err(error))),
+        }
+    }
+
+    /// Waits for an answer while going on to hear the shim.
+    async fn answer(&mut self, mut answer: Answer, deadline: Duration) -> Result<Reply> {
+        let mut early = Vec::new();
+        let result = {
+            let link = self.link.as_mut();
+            let link = link.ok_or_else(|| Error::conflict("the container's supervisor is gone"))?;
+            let wait = async {
+                loop {
+                    tokio::select! {
+                        biased;
+                        reply = &mut answer => return reply.map_err(|_| LinkError::Gone),
+                        incoming = link.next() => match incoming {
+                            Incoming::Answered => {}
+                            Incoming::Event(event) => early.push(event),
+                            Incoming::Closed => return Err(LinkError::Gone),
+                        },
+                    }
+                }
+            };
+            tokio::time::timeout(deadline, wait).await
+        };
+        for event in early {
+            self.on_event(event).await;
+        }
+        result
+            .map_err(|_| Error::system("the container's supervisor does not answer"))?
+            .map_err(failed("talk to the container's supervisor"))
+    }
+
+    async fn hear(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Answered => {}
+            Incoming::Event(event) => self.on_event(event).await,
+            // The pidfd says when it is really gone.
+            Incoming::Closed => self.link = None,
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Exited(exit) => self.exited(&exit).await,
+            Event::ExecExited { id, code } => {
+                self.inner.exec_ended(&id, code);
+                self.event("exec_die", &[("execID", id), ("exitCode", code.to_string())]);
+            }
+            Event::Detached { exec: None } => self.event("detach", &[]),
+            Event::Detached { exec: Some(id) } => self.event("exec_detach", &[("execID", id)]),
+            Event::LogDropped { records } => {
+                tracing::warn!(container = self.record.id.short(), records, "log records lost");
+            }
+        }
+    }
+
+    async fn exited(&mut self, exit: &ExitRecord) {
+        if !matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
+            return;
+        }
+        self.record.state = State {
+            phase: Phase::Exited,
+            pid: 0,
+            exit_code: exit.code,
+            error: self.record.state.error.clone(),
+            oom_killed: exit.oom_killed,
+            started_at: Timestamp::from_nanos(exit.started_at),
+            finished_at: Timestamp::from_nanos(exit.finished_at),
+        };
+        let endpoint = self.release_network().await;
+        self.exits += 1;
+        self.inner.execs_of_ended(&self.record.id);
+        self.publish();
+        self.save_later();
+        if exit.oom_killed {
+            self.event("oom", &[]);
+        }
+        let lasted = (exit.finished_at - exit.started_at).max(0) / 1_000_000_000;
+        let die = [("exitCode", exit.code.to_string()), ("execDuration", lasted.to_string())];
+        self.event("die", &die);
+        if endpoint {
+            self.inner.network_event("disconnect", &self.record);
+        }
+        // The supervisor may clean up; nobody waits for that.
+        if self.link.is_some() {
+            let _ = self.call(Request::Release, &[]).await;
+        }
+    }
+
+    async fn release_network(&mut self) -> bool {
+        let Some(endpoint) = self.record.network.endpoint.take() else { return false };
+        let inner = Arc::clone(&self.inner);
+        let _ = tokio::task::spawn_blocking(move || inner.network.release(&endpoint)).await;
+        true
+    }
+
+    /// The supervisor's process has ended.
+    async fn shim_gone(&mut self) {
+        self.shim = None;
+        // What it said last may still lie in the socket.
+        while let Some(link) = &mut self.link {
+            match link.next().await {
+                Incoming::Event(event) => self.on_event(event).await,
+                Incoming::Answered => {}
+                Incoming::Closed => self.link = None,
+            }
+        }
+        hoy_shim::client::forget(&self.inner.settings.exec_root, self.id());
+        if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
+            self.lost().await;
+        }
+        if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
+            self.inner.remove_later(&self.record.id);
+        }
+        self.publish();
+    }
+
+    /// There is no supervisor: either the container has ended and its record says how, or what is
+    /// left of it is ended now.
+    async fn lost(&mut self) {
+        let directory = self.directory();
+        if let Some(exit) = ExitRecord::read(&directory) {
+            return self.exited(&exit).await;
+        }
+        let plan = crate::plan::cgroup(&self.record, &self.inner.settings);
+        let killed = tokio::task::spawn_blocking(move || match hoy_cgroup::Cgroup::open(&plan) {
+            Ok(Some(cgroup)) => {
+                let killed = cgroup.kill(Duration::from_secs(10)).is_ok();
+                cgroup.remove();
+                killed
+            }
+            _ => true,
+        });
+        if !killed.await.unwrap_or(false) {
+            tracing::error!(container = self.id(), "processes without a supervisor do not end");
+        }
+        self.record.state.error = "supervisor lost".to_owned();
+        let exit = ExitRecord {
+            code: 137,
+            oom_killed: false,
+            pid: self.record.state.pid,
+            started_at: self.record.state.started_at.nanos(),
+            finished_at: Timestamp::from_system(std::time::SystemTime::now()).nanos(),
+        };
+        self.exited(&exit).await;
+    }
+
+    /// Takes up a container whose supervisor runs on.
+    async fn adopt(&mut self, connection: Connection) {
+        let status = async {
+            self.meet(connection).await?;
+            let answer = self.call(Request::Status, &[]).await?;
+            self.answer(answer, ANSWER).await
+        };
+        match status.await {
+            Ok(Reply::Status(Status::Running { pid, started_at, paused, .. })) => {
+                self.record.state.phase = if paused { Phase::Paused } else { Phase::Running };
+                self.record.state.pid = pid;
+                self.record.state.started_at = Timestamp::from_nanos(started_at);
+                self.publish();
+                self.save_later();
+            }
+            Ok(Reply::Status(Status::Exited(exit))) => {
+                self.record.state.phase = Phase::Running;
+                self.exited(&exit).await;
+            }
+            Ok(_) => {
+                // It was never told to start anything.
+                if self.link.is_some() {
+                    let _ = self.call(Request::Release, &[]).await;
+                }
+            }
+            Err(error) => tracing::error!(container = self.id(), %error, "adopt"),
+        }
+    }
+
+    /// The first words with a supervisor, and a hold on its process.
+    async fn meet(&mut self, connection: Connection) -> Result<()> {
+        let link = ShimLink::new(connection).map_err(failed("talk to the supervisor"))?;
+        self.link = Some(link);
+        let hello = Request::Hello { version: hoy_shim::message::VERSION };
+        let answer = self.call(hello, &[]).await?;
+        let Reply::Hello { pid, .. } = self.answer(answer, ANSWER).await? else {
+            return Err(Error::system("the supervisor does not say who it is"));
+        };
+        let pid = rustix::process::Pid::from_raw(pid);
+        let pid = pid.ok_or_else(|| Error::system("the supervisor has no process id"))?;
+        let flags = rustix::process::PidfdFlags::empty();
+        let pidfd = rustix::process::pidfd_open(pid, flags)
+            .map_err(|errno| failed("hold the supervisor")(std::io::Error::from(errno)))?;
+        self.shim = Some(crate::shim_link::watch(pidfd).map_err(failed("watch the supervisor"))?);
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        self.admit(Wish::Start)?;
+        self.wait_for_shim().await?;
+        let before = self.record.state.clone();
+        self.record.state.phase = Phase::Starting;
+        self.record.state.error.clear();
+        self.publish();
+        match self.try_start().await {
+            Ok(()) => Ok(()),
+            Err((error, code)) => {
+                self.release_network().await;
+                if self.link.is_some() {
+                    let _ = self.call(Request::Release, &[]).await;
+                }
+                self.waiting.clear();
+                self.record.state = State {
+                    exit_code: code,
+                    error: error.to_string(),
+                    phase: before.phase,
+                    ..before
+                };
+                self.starts += 1;
+                self.publish();
+                self.save_later();
+                Err(error)
+            }
+        }
+    }
+
+    /// The supervisor of the run before must have let go of the root file system.
+    async fn wait_for_shim(&mut self) -> Result<()> {
+        if let Some(shim) = &self.shim {
+            let gone = tokio::time::timeout(Duration::from_secs(30), shim.readable()).await;
+            gone.map_err(|_| {
+                Error::conflict("what is left of the run before has not been cleaned up yet")
+            })?
+            .map(drop)
+            .map_err(failed("wait for the supervisor"))?;
+            self.shim_gone().await;
+        }
+        Ok(())
+    }
+
+    async fn try_start(&mut self) -> std::result::Result<(), (Error, i32)> {
+        let other = |error: Error| (error, 128);
+        let inner = Arc::clone(&self.inner);
+        let record = self.record.clone();
+        let network = tokio::task::spawn_blocking({
+            let inner = Arc::clone(&inner);
+            move || inner.make_network(&record)
+        });
+        let id = self.id().to_owned();
+        let shim = tokio::task::spawn_blocking({
+            let inner = Arc::clone(&inner);
+            move || {
+                hoy_shim::client::spawn(&inner.shim, &inner.settings.exec_root, &id)
+                    .map_err(failed("start the container's supervisor"))
+            }
+        });
+        let (network, shim) = tokio::join!(network, shim);
+        let network = network.map_err(lost).and_then(|result| result);
+        let ticket = match network {
+            Ok(ticket) => ticket,
+            Err(error) => return Err(other(error)),
+        };
+        let mut netns = None;
+        if let Some(ticket) = ticket {
+            self.record.network.endpoint = ticket.endpoint;
+            netns = Some(ticket.netns);
+        }
+        let connection = shim.map_err(lost).and_then(|result| result).map_err(other)?;
+        self.meet(connection).await.map_err(other)?;
+        for (request, client) in std::mem::take(&mut self.waiting) {
+            drop(self.call(Request::Attach(request), &[client]).await.map_err(other)?);
+        }
+        let directory = self.directory();
+        ExitRecord::clear(&directory);
+        let (plan, ticket) = inner.container_plan(&self.record).map_err(other)?;
+        let request = StartRequest {
+            plan,
+            log: self.log_plan(),
+            state_dir: directory,
+            open_stdin: self.record.config.open_stdin,
+            stdin_once: self.record.config.stdin_once,
+        };
+        let descriptors: Vec<OwnedFd> = netns.into_iter().collect();
+        let answer = self.call(Request::Start(Box::new(request)), &descriptors).await;
+        let reply = match answer {
+            Ok(answer) => self.answer(answer, START).await,
+            Err(error) => Err(error),
+        };
+        drop((descriptors, ticket));
+        match reply.map_err(other)? {
+            Reply::Started { pid, started_at } => {
+                // It may have ended already: the event is handled after this.
+                self.record.state = State {
+                    phase: Phase::Running,
+                    pid,
+                    started_at: Timestamp::from_nanos(started_at),
+                    ..State::default()
+                };
+                self.starts += 1;
+                self.publish();
+                self.save_later();
+                if self.record.network.endpoint.is_some() {
+                    inner.network_event("connect", &self.record);
+                }
+                self.event("start", &[]);
+                Ok(())
+            }
+            Reply::Failed(failure) => Err(start_error(&failure)),
+            _ => Err(other(Error::system("the supervisor gave a wrong answer"))),
+        }
+    }
+
+    fn log_plan(&self) -> LogPlan {
+        if self.record.host.log_config.kind == "none" {
+            return LogPlan::None;
+        }
+        let (max_size, max_files) = crate::spec::log_budget(&self.record.host).unwrap_or((None, 1));
+        LogPlan::JsonFile { path: self.inner.log_path(&self.record.id), max_size, max_files }
+    }
+
+    async fn pause(&mut self, pause: bool) -> Result<()> {
+        self.admit(if pause { Wish::Pause } else { Wish::Resume })?;
+        let request = if pause { Request::Pause } else { Request::Resume };
+        let answer = self.call(request, &[]).await?;
+        let reply = self.answer(answer, ANSWER).await?;
+        done(reply)?;
+        if self.record.state.phase.is_alive() {
+            self.record.state.phase = if pause { Phase::Paused } else { Phase::Running };
+        }
+        self.publish();
+        self.save_later();
+        self.event(if pause { "pause" } else { "unpause" }, &[]);
+        Ok(())
+    }
+
+    async fn attach(&mut self, request: AttachRequest, client: OwnedFd, done: Done<()>) {
+        let admitted = self.admit(Wish::Attach);
+        if admitted.is_ok() && !self.record.state.phase.is_alive() {
+            // Before the start, so that no output is missed.
+            self.waiting.retain(|(_, client)| still_there(client));
+            let full = self.waiting.len() >= MAX_WAITING;
+            let result = if full {
+                Err(Error::conflict("too many clients wait for this container to start"))
+            } else {
+                self.waiting.push((request, client));
+                Ok(())
+            };
+            let _ = done.send(result);
+            return;
+        }
+        self.event("attach", &[]);
+        self.forward(admitted, Request::Attach(request), vec![client], done).await;
+    }
+
+    async fn exec(
+        &mut self,
+        request: ExecRequest,
+        client: Option<OwnedFd>,
+        done: Done<std::result::Result<i32, Failure>>,
+    ) {
+        let descriptors: Vec<OwnedFd> = client.into_iter().collect();
+        let answer = match self.admit(Wish::Exec) {
+            Ok(()) => self.call(Request::Exec(Box::new(request)), &descriptors).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                tokio::spawn(async move {
+                    let result = match wait(answer, START).await {
+                        Ok(Reply::Started { pid, .. }) => Ok(Ok(pid)),
+                        Ok(Reply::Failed(failure)) => Ok(Err(failure)),
+                        Ok(_) => Err(Error::system("the supervisor gave a wrong answer")),
+                        Err(error) => Err(error),
+                    };
+                    let _ = done.send(result);
+                });
+            }
+            Err(error) => drop(done.send(Err(error))),
+        }
+    }
+
+    async fn rename(&mut self, name: String) -> Result<()> {
+        self.admit(Wish::Rename)?;
+        self.inner.registry.reserve(&name, &self.record.id)?;
+        let old = std::mem::replace(&mut self.record.name, name);
+        if let Err(error) = self.inner.save(&self.record).await {
+            let new = std::mem::replace(&mut self.record.name, old);
+            self.inner.registry.release(&new, &self.record.id);
+            return Err(error);
+        }
+        self.inner.registry.release(&old, &self.record.id);
+        self.publish();
+        self.event("rename", &[("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+
+    async fn remove(&mut self, force: bool) -> Result<()> {
+        self.admit(Wish::Remove { force })?;
+        // Whoever forces has it killed first; what still lives here does not die.
+        self.admit(Wish::Remove { force: false })?;
+        let before = self.record.state.phase;
+        self.record.state.phase = Phase::Removing;
+        self.publish();
+        let removed = async {
+            self.wait_for_shim().await?;
+            self.inner.forget(&self.record).await
+        };
+        if let Err(error) = removed.await {
+            self.record.state.phase = before;
+            self.publish();
+            return Err(error);
+        }
+        self.waiting.clear();
+        self.inner.registry.remove(&self.record.id, &self.record.name);
+        self.event("destroy", &[]);
+        self.view.send_modify(|view| view.removed = true);
+        Ok(())
+    }
+}
+
+/// Whether a client's connection is still open.
+fn still_there(client: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(client, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok()
+        && !fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+async fn wait(answer: Answer, deadline: Duration) -> Result<Reply> {
+    tokio::time::timeout(deadline, answer)
+        .await
+        .map_err(|_| Error::system("the container's supervisor does not answer"))?
+        .map_err(|_| Error::conflict("the container's supervisor is gone"))
+}
+
+async fn plain(answer: Answer) -> Result<()> {
+    done(wait(answer, ANSWER).await?)
+}
+
+fn done(reply: Reply) -> Result<()> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Failed(failure) => Err(match failure.reason {
+            hoy_runtime::FailureReason::State => Error::conflict(failure.message),
+            _ => Error::system(failure.message),
+        }),
+        _ => Err(Error::system("the supervisor gave a wrong answer")),
+    }
+}
+
+/// Docker's words, status and exit code for a start that failed.
+fn start_error(failure: &Failure) -> (Error, i32) {
+    use hoy_runtime::FailureReason as Reason;
+    let message = format!(
+        "failed to create task for container: failed to create shim task: OCI runtime create \
+         failed: runc create failed: {}",
+        failure.message
+    );
+    match failure.reason {
+        Reason::NotFound => (Error::invalid(message), 127),
+        Reason::NotExecutable => (Error::invalid(message), 126),
+        Reason::Invalid => (Error::invalid(failure.message.clone()), 128),
+        Reason::State => (Error::conflict(message), 128),
+        Reason::System => (Error::system(message), 128),
+    }
+}

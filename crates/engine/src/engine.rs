@@ -1,0 +1,500 @@
+//! What the house is made of, and taking up work where a daemon before this one left it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hoy_config::Settings;
+use hoy_images::{Images, RootfsTicket, Worker};
+use hoy_network::{EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
+use hoy_runtime::{BpfInstruction, ContainerPlan};
+use hoy_shim::ShimProgram;
+use hoy_store::{Durability, Op, Store};
+use hoy_types::{ContainerId, PortBinding, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::{Driver, Found};
+use crate::error::{Error, Result, failed, lost};
+use crate::events::{Happening, Journal};
+use crate::exec::ExecState;
+use crate::files::{self, DnsOverrides};
+use crate::plan::{self, Facts};
+use crate::record::{BindKind, NetworkMode, Record};
+use crate::registry::Registry;
+
+pub(crate) const CONTAINER: &str = "container";
+const META: &str = "meta";
+/// Removals that wait behind an exit.
+const REMOVALS: usize = 4096;
+
+/// What the daemon gives the house.
+pub struct Parts {
+    pub settings: Settings,
+    /// hoyd itself, for workers.
+    pub program: PathBuf,
+    /// hoy-shim.
+    pub shim: PathBuf,
+    /// hoy-init.
+    pub init: PathBuf,
+    /// The program of the image `hello`.
+    pub hello: &'static [u8],
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub settings: Settings,
+    pub store: Store,
+    pub images: Images,
+    pub network: Network,
+    pub registry: Registry,
+    pub journal: Journal,
+    pub shim: ShimProgram,
+    pub init: PathBuf,
+    pub hello: &'static [u8],
+    /// Names this installation.
+    pub id: String,
+    pub execs: Mutex<HashMap<String, ExecState>>,
+    filters: Mutex<HashMap<u64, Vec<BpfInstruction>>>,
+    removals: mpsc::Sender<ContainerId>,
+    pub stop: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Opens the data root and takes up every container where it is. `stop` is told when a client
+    /// asks the daemon to end.
+    pub async fn open(parts: Parts, stop: oneshot::Sender<()>) -> Result<Self> {
+        let (removals, queue) = mpsc::channel(REMOVALS);
+        let inner = tokio::task::spawn_blocking(move || Inner::open(parts, removals, stop));
+        let (inner, records) = inner.await.map_err(lost)??;
+        let inner = Arc::new(inner);
+        let engine = Self { inner };
+        engine.adopt(records).await?;
+        tokio::spawn(engine.clone().remove_ended(queue));
+        Ok(engine)
+    }
+
+    async fn adopt(&self, records: Vec<Record>) -> Result<()> {
+        let inner = &self.inner;
+        let known: HashSet<String> = records.iter().map(|r| r.key().to_owned()).collect();
+        for record in records {
+            inner.registry.reserve(&record.name, &record.id)?;
+            let exec_root = inner.settings.exec_root.clone();
+            let id = record.key().to_owned();
+            let found =
+                tokio::task::spawn_blocking(move || hoy_shim::client::find(&exec_root, &id));
+            let found = match found.await.map_err(lost)? {
+                Ok(Some(connection)) => Found::Alive(connection),
+                Ok(None) => Found::Nothing,
+                Err(error) => {
+                    tracing::error!(container = record.id.short(), %error, "find the supervisor");
+                    Found::Nothing
+                }
+            };
+            inner.registry.insert(Driver::spawn(inner, record, found));
+        }
+        let inner = Arc::clone(inner);
+        let sweep = tokio::task::spawn_blocking(move || inner.sweep(&known));
+        sweep.await.map_err(lost)
+    }
+
+    /// `--rm`: behind the exit, in order.
+    async fn remove_ended(self, mut queue: mpsc::Receiver<ContainerId>) {
+        while let Some(id) = queue.recv().await {
+            let engine = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = engine.remove_quietly(&id).await {
+                    tracing::warn!(container = id.short(), %error, "remove after exit");
+                }
+            });
+        }
+    }
+}
+
+impl Inner {
+    fn open(
+        parts: Parts,
+        removals: mpsc::Sender<ContainerId>,
+        stop: oneshot::Sender<()>,
+    ) -> Result<(Self, Vec<Record>)> {
+        let settings = parts.settings;
+        let store = Store::open(&settings.data_root).map_err(failed("open the data root"))?;
+        hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
+        let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
+        let worker = Worker { program: parts.program };
+        let images = Images::open(store.clone(), worker).map_err(failed("open the images"))?;
+        let documents = store.documents(CONTAINER).map_err(failed("read the containers"))?;
+        let mut records = Vec::new();
+        for (key, body) in documents {
+            match serde_json::from_slice::<Record>(&body) {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!(container = key, %error, "an unreadable record"),
+            }
+        }
+        let meta: BTreeMap<String, Vec<u8>> =
+            store.documents(META).map_err(failed("read the settings"))?.into_iter().collect();
+        let id = match meta.get("id").and_then(|id| String::from_utf8(id.clone()).ok()) {
+            Some(id) => id,
+            None => {
+                let id = new_id()?.to_string();
+                let op = Op::Put { kind: META, key: "id".into(), body: id.clone().into_bytes() };
+                store.write(vec![op], Durability::Sync).map_err(failed("name the installation"))?;
+                id
+            }
+        };
+        let endpoints: Vec<_> =
+            records.iter().filter_map(|record| record.network.endpoint.clone()).collect();
+        let network = NetworkSettings {
+            bridge: settings.bridge.clone(),
+            subnet: settings.bip.as_ref().and_then(|bip| bip.parse::<Subnet>().ok()),
+            mtu: settings.mtu,
+            forward: settings.ip_forward,
+            masquerade: settings.ip_masq,
+            icc: settings.icc,
+            host_ip: match settings.ip {
+                Some(std::net::IpAddr::V4(address)) => address,
+                _ => std::net::Ipv4Addr::UNSPECIFIED,
+            },
+        };
+        let forwarding = meta.get("forwarding").is_some_and(|value| value == b"1");
+        let network =
+            Network::open(network, &endpoints, forwarding).map_err(failed("open the network"))?;
+        let inner = Self {
+            settings,
+            store,
+            images,
+            network,
+            registry: Registry::default(),
+            journal: Journal::default(),
+            shim,
+            init: parts.init,
+            hello: parts.hello,
+            id,
+            execs: Mutex::default(),
+            filters: Mutex::default(),
+            removals,
+            stop: Mutex::new(Some(stop)),
+        };
+        Ok((inner, records))
+    }
+
+    /// What a killed daemon left half made: directories without a record.
+    fn sweep(&self, known: &HashSet<String>) {
+        let directory = self.store.root().join("containers");
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !known.contains(&name) {
+                let _ = self.store.discard(&entry.path());
+                let _ = std::fs::remove_dir_all(self.files_directory_of(&name));
+            }
+        }
+    }
+
+    pub fn log_path(&self, id: &ContainerId) -> PathBuf {
+        self.store.container_directory(id.as_str()).join(format!("{id}-json.log"))
+    }
+
+    pub fn files_directory(&self, id: &ContainerId) -> PathBuf {
+        self.files_directory_of(id.as_str())
+    }
+
+    fn files_directory_of(&self, id: &str) -> PathBuf {
+        self.settings.exec_root.join("files").join(id)
+    }
+
+    pub fn put_record(&self, record: &Record) -> Result<Op> {
+        let body = serde_json::to_vec(record).map_err(failed("write down a container"))?;
+        Ok(Op::Put { kind: CONTAINER, key: record.key().to_owned(), body })
+    }
+
+    async fn write(self: &Arc<Self>, ops: Vec<Op>, durability: Durability) -> Result<()> {
+        let inner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || inner.store.write(ops, durability))
+            .await
+            .map_err(lost)?
+            .map_err(failed("write to the database"))
+    }
+
+    /// As durable as the container: what is removed at its exit need not survive a power cut.
+    pub async fn save(self: &Arc<Self>, record: &Record) -> Result<()> {
+        let durability =
+            if record.host.auto_remove { Durability::Written } else { Durability::Sync };
+        self.write(vec![self.put_record(record)?], durability).await
+    }
+
+    /// Takes everything of a container back. The record first: what is left after a crash is
+    /// swept at the next start.
+    pub async fn forget(self: &Arc<Self>, record: &Record) -> Result<()> {
+        let durability =
+            if record.host.auto_remove { Durability::Written } else { Durability::Sync };
+        let op = Op::Delete { kind: CONTAINER, key: record.key().to_owned() };
+        self.write(vec![op], durability).await?;
+        let inner = Arc::clone(self);
+        let id = record.id.clone();
+        let discarded = tokio::task::spawn_blocking(move || {
+            let _ = std::fs::remove_dir_all(inner.files_directory(&id));
+            inner.store.discard(&inner.store.container_directory(id.as_str()))
+        });
+        discarded.await.map_err(lost)?.map_err(failed("remove the container's files"))
+    }
+
+    pub fn remove_later(&self, id: &ContainerId) {
+        // A full queue leaves the container as it is: it can be removed by hand.
+        let _ = self.removals.try_send(id.clone());
+    }
+
+    pub fn container_event(&self, record: &Record, action: &str, extra: &[(&str, String)]) {
+        let mut attributes: BTreeMap<String, String> =
+            record.labels().map(|(name, value)| (name.clone(), value.clone())).collect();
+        attributes.insert("image".into(), record.config.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.event("container", action, record.key(), attributes);
+    }
+
+    pub fn network_event(&self, action: &str, record: &Record) {
+        let attributes = [("container", record.key()), ("name", "bridge"), ("type", "bridge")];
+        let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        self.event("network", action, &self.bridge_id(), attributes.collect());
+    }
+
+    pub fn event(
+        &self,
+        kind: &'static str,
+        action: &str,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+    ) {
+        self.journal.record(Happening {
+            kind,
+            action: action.to_owned(),
+            id: id.to_owned(),
+            attributes,
+            at: now(),
+        });
+    }
+
+    /// The predefined networks' ids hang together with the installation's.
+    pub fn bridge_id(&self) -> String {
+        self.network_id('b')
+    }
+
+    pub fn network_id(&self, letter: char) -> String {
+        let shift = letter as usize % 32;
+        let (left, right) = self.id.split_at(shift.min(self.id.len()));
+        format!("{right}{left}")
+    }
+
+    /// The compiled filter for a capability set; made once.
+    pub fn filter(&self, capabilities: u64) -> Vec<BpfInstruction> {
+        let mut filters = locked(&self.filters);
+        let compile = || hoy_runtime::seccomp::default_program(capabilities);
+        filters.entry(capabilities).or_insert_with(compile).clone()
+    }
+
+    /// The network of a container that is about to start. Blocks.
+    pub fn make_network(&self, record: &Record) -> Result<Option<NetTicket>> {
+        let error = |error: hoy_network::NetworkError| {
+            let kind = error.kind();
+            Error::new(kind, error.to_string()).with_source(error)
+        };
+        match &record.network.mode {
+            NetworkMode::Host => Ok(None),
+            NetworkMode::None => self.network.loopback().map(Some).map_err(error),
+            NetworkMode::Bridge => {
+                let before = self.network.forwarding();
+                let spec = EndpointSpec { name: record.name.clone(), ports: ports(record)? };
+                let ticket = self.network.connect(&spec).map_err(error)?;
+                if self.network.forwarding() != before {
+                    let body = b"1".to_vec();
+                    self.store.write_later(vec![Op::Put {
+                        kind: META,
+                        key: "forwarding".into(),
+                        body,
+                    }]);
+                }
+                Ok(Some(ticket))
+            }
+            NetworkMode::Container(other) => {
+                let other = self.registry.find(other.as_str())?.record();
+                if !other.state.phase.is_alive() {
+                    return Err(Error::conflict(format!(
+                        "cannot join network namespace of a non running container: container {} is {}",
+                        other.name,
+                        other.state.phase.status()
+                    )));
+                }
+                let path = format!("/proc/{}/ns/net", other.state.pid);
+                let netns =
+                    std::fs::File::open(path).map_err(failed("open the other's network"))?;
+                Ok(Some(NetTicket { netns: netns.into(), endpoint: None }))
+            }
+        }
+    }
+
+    /// Takes bridge, table and forwarding back.
+    pub fn clean_network(&self) -> Result<()> {
+        self.network.clean().map_err(failed("take the network back"))?;
+        self.store
+            .write(vec![Op::Delete { kind: META, key: "forwarding".into() }], Durability::Written)
+            .map_err(failed("write to the database"))
+    }
+
+    /// Writes the container's files and makes its plan. The ticket keeps its layers.
+    pub fn container_plan(&self, record: &Record) -> Result<(ContainerPlan, RootfsTicket)> {
+        let ticket = self.images.layers(record.layers.clone()).map_err(failed("open the image"))?;
+        let files = self.files_directory(&record.id);
+        let hostname = self.write_files(record, &files)?;
+        for mount in &record.mounts {
+            if let BindKind::Bind { source, create: true, .. } = &mount.kind {
+                std::fs::create_dir_all(source)
+                    .or_else(|error| match error.kind() {
+                        std::io::ErrorKind::AlreadyExists => Ok(()),
+                        _ => Err(error),
+                    })
+                    .map_err(failed(&format!("make the bind mount's source {source}")))?;
+            }
+        }
+        let directory = self.store.container_directory(record.key());
+        let facts = Facts {
+            settings: &self.settings,
+            layers: ticket.layers.clone(),
+            upper: directory.join("upper"),
+            work: directory.join("work"),
+            files: &files,
+            init: self.init.clone(),
+            hostname,
+            seccomp: &|capabilities| self.filter(capabilities),
+        };
+        Ok((plan::container(record, facts)?, ticket))
+    }
+
+    fn write_files(&self, record: &Record, directory: &std::path::Path) -> Result<String> {
+        let doing = "write the container's files";
+        std::fs::create_dir_all(directory).map_err(failed(doing))?;
+        let host = &record.host;
+        let hostname = match (&record.config.hostname, &record.network.mode) {
+            (name, _) if !name.is_empty() => name.clone(),
+            (_, NetworkMode::Host) => host_name(),
+            _ => record.id.short().to_owned(),
+        };
+        let address = record.network.endpoint.as_ref().map(|e| std::net::IpAddr::V4(e.address));
+        let gateway = record.network.endpoint.as_ref().map(|e| e.gateway);
+        let extra = extra_hosts(host.extra_hosts.as_deref().unwrap_or(&[]), gateway)?;
+        let hosts = if record.network.mode == NetworkMode::Host && extra.is_empty() {
+            std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+        } else {
+            files::hosts(address, &hostname, &record.config.domainname, &extra)
+        };
+        let list = |own: &Option<Vec<String>>, default: &[String]| match own {
+            Some(own) if !own.is_empty() => own.clone(),
+            _ => default.to_vec(),
+        };
+        let overrides = DnsOverrides {
+            servers: list(&host.dns, &self.settings.dns),
+            search: list(&host.dns_search, &self.settings.dns_search),
+            options: list(&host.dns_options, &self.settings.dns_opts),
+        };
+        let resolv =
+            if record.network.mode == NetworkMode::Host && overrides == DnsOverrides::default() {
+                host_resolv_conf()
+            } else {
+                files::resolv_conf(&host_resolv_conf(), &overrides)
+            };
+        for (name, text) in
+            [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)]
+        {
+            let path = directory.join(name);
+            std::fs::write(&path, text).map_err(failed(doing))?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(&path, mode).map_err(failed(doing))?;
+        }
+        Ok(hostname)
+    }
+}
+
+/// `name:address`, with `host-gateway` for the bridge's own address.
+fn extra_hosts(
+    list: &[String],
+    gateway: Option<std::net::Ipv4Addr>,
+) -> Result<Vec<(String, std::net::IpAddr)>> {
+    let parse = |text: &String| {
+        let bad = || Error::invalid(format!("bad format for add-host: {text:?}"));
+        let (name, address) = text.split_once([':', '=']).ok_or_else(bad)?;
+        let address = match (address, gateway) {
+            ("host-gateway", Some(gateway)) => gateway.into(),
+            _ => address.parse().map_err(|_| bad())?,
+        };
+        Ok((name.to_owned(), address))
+    };
+    list.iter().map(parse).collect()
+}
+
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn host_resolv_conf() -> String {
+    let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if own.lines().any(|line| line.trim() == "nameserver 127.0.0.53") {
+        // systemd's stub: the real servers lie beside it.
+        return std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or(own);
+    }
+    own
+}
+
+/// What `-p` and `-P` come to.
+fn ports(record: &Record) -> Result<Vec<PortBinding>> {
+    let mut out = Vec::new();
+    let bindings = record.host.port_bindings.iter().flatten();
+    for (port, wanted) in bindings {
+        let container = crate::spec::port_spec(port)?;
+        for binding in wanted.iter().flatten() {
+            let host_ip = match binding.host_ip.as_str() {
+                "" => None,
+                text => Some(
+                    text.parse()
+                        .map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?,
+                ),
+            };
+            let host_ports = crate::spec::host_ports(&binding.host_port)?;
+            out.push(PortBinding { container, host_ip, host_ports });
+        }
+    }
+    if record.host.publish_all_ports {
+        for port in record.config.exposed_ports.keys() {
+            let container = crate::spec::port_spec(port)?;
+            if !out.iter().any(|known| known.container == container) {
+                out.push(PortBinding { container, host_ip: None, host_ports: None });
+            }
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_system(std::time::SystemTime::now())
+}
+
+pub(crate) fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| failed("get random bytes")(std::io::Error::from(errno)))?;
+    Ok(bytes)
+}
+
+pub(crate) fn new_id() -> Result<ContainerId> {
+    loop {
+        if let Some(id) = ContainerId::from_random(random()?) {
+            return Ok(id);
+        }
+    }
+}

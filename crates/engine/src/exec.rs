@@ -1,0 +1,251 @@
+//! Further processes in a running container.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use hoy_runtime::{ExecPlan, FailureReason};
+use hoy_shim::message::{AttachRequest, ExecRequest, Failure};
+use hoy_types::ContainerId;
+use hoy_wire as wire;
+
+use crate::driver::Command;
+use crate::engine::{Engine, Inner, new_id};
+use crate::error::{Error, Result};
+use crate::life::Wish;
+use crate::registry::Handle;
+use crate::streams::{HijackedConn, write_text};
+use crate::{detach, plan};
+
+/// Sessions that are remembered; finished ones make room.
+const KEPT: usize = 4096;
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub(crate) struct ExecState {
+    container: ContainerId,
+    config: wire::ExecConfig,
+    pid: i32,
+    running: bool,
+    started: bool,
+    code: Option<i32>,
+}
+
+/// A session that is about to start.
+pub struct ExecSession {
+    engine: Engine,
+    handle: Handle,
+    id: String,
+    config: wire::ExecConfig,
+    console_size: Option<[u32; 2]>,
+    pub tty: bool,
+}
+
+fn execs(inner: &Inner) -> std::sync::MutexGuard<'_, HashMap<String, ExecState>> {
+    inner.execs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(crate) fn exec_ended(&self, id: &str, code: i32) {
+        if let Some(state) = execs(self).get_mut(id) {
+            state.running = false;
+            state.code = Some(code);
+        }
+    }
+
+    /// A container's sessions end with it.
+    pub(crate) fn execs_of_ended(&self, container: &ContainerId) {
+        for state in execs(self).values_mut().filter(|state| state.container == *container) {
+            if state.running {
+                state.running = false;
+                state.code.get_or_insert(137);
+            }
+        }
+    }
+
+    pub(crate) fn exec_ids(&self, container: &ContainerId) -> Vec<String> {
+        let all = execs(self);
+        let of = all.iter().filter(|(_, state)| state.container == *container && state.running);
+        of.map(|(id, _)| id.clone()).collect()
+    }
+}
+
+impl Engine {
+    pub fn exec_create(&self, container: &str, config: wire::ExecConfig) -> Result<String> {
+        let handle = self.find(container)?;
+        let phase = handle.record().state.phase;
+        phase
+            .admits(Wish::Exec, handle.id.as_str())
+            .map_err(|(kind, message)| Error::new(kind, message))?;
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        detach::parse(Some(&config.detach_keys)).map_err(|e| Error::invalid(e.to_string()))?;
+        let id = new_id()?.to_string();
+        let command = config.cmd.clone().unwrap_or_default().join(" ");
+        let state = ExecState {
+            container: handle.id.clone(),
+            config,
+            pid: 0,
+            running: false,
+            started: false,
+            code: None,
+        };
+        let mut all = execs(&self.inner);
+        if all.len() >= KEPT {
+            all.retain(|_, state| state.running || !state.started);
+        }
+        if all.len() >= KEPT {
+            return Err(Error::conflict("too many exec sessions"));
+        }
+        all.insert(id.clone(), state);
+        drop(all);
+        let action = format!("exec_create: {command}");
+        self.inner.container_event(&handle.record(), &action, &[("execID", id.clone())]);
+        Ok(id)
+    }
+
+    /// All errors that can be known before the stream begins.
+    pub fn exec_begin(&self, id: &str, start: &wire::ExecStart) -> Result<ExecSession> {
+        let missing = || Error::not_found(format!("No such exec instance: {id}"));
+        let mut all = execs(&self.inner);
+        let state = all.get_mut(id).ok_or_else(missing)?;
+        if state.started {
+            return Err(Error::conflict(format!("exec {id} has already been started")));
+        }
+        let handle = self.find(state.container.as_str()).map_err(|_| missing())?;
+        handle
+            .record()
+            .state
+            .phase
+            .admits(Wish::Exec, handle.id.as_str())
+            .map_err(|(kind, message)| Error::new(kind, message))?;
+        state.started = true;
+        Ok(ExecSession {
+            engine: self.clone(),
+            handle,
+            id: id.to_owned(),
+            tty: state.config.tty,
+            config: state.config.clone(),
+            console_size: start.console_size,
+        })
+    }
+
+    pub async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
+        let container = execs(&self.inner).get(id).map(|state| state.container.clone());
+        let container =
+            container.ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;
+        let exec = Some(id.to_owned());
+        let handle = self.find(container.as_str())?;
+        handle.ask(|done| Command::Resize { exec, rows, columns, done }).await
+    }
+
+    pub fn exec_inspect(&self, id: &str) -> Result<wire::ExecInspect> {
+        let all = execs(&self.inner);
+        let state =
+            all.get(id).ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;
+        let config = &state.config;
+        let words = config.cmd.clone().unwrap_or_default();
+        Ok(wire::ExecInspect {
+            id: id.to_owned(),
+            running: state.running,
+            exit_code: state.code.map(i64::from),
+            process_config: Some(wire::ExecProcess {
+                tty: config.tty,
+                entrypoint: words.first().cloned().unwrap_or_default(),
+                arguments: Some(words.get(1..).unwrap_or_default().to_vec()),
+                privileged: Some(config.privileged),
+                user: config.user.clone(),
+            }),
+            open_stdin: config.attach_stdin,
+            open_stderr: config.attach_stderr,
+            open_stdout: config.attach_stdout,
+            can_remove: false,
+            container_id: state.container.to_string(),
+            detach_keys: None,
+            pid: state.pid.into(),
+        })
+    }
+}
+
+impl ExecSession {
+    /// With nobody attached.
+    pub async fn run_detached(self) -> Result<()> {
+        match self.start(None).await? {
+            Ok(()) => Ok(()),
+            Err((text, _)) => Err(Error::invalid(text)),
+        }
+    }
+
+    /// With the client's connection, whose head is written.
+    pub async fn run(self, conn: HijackedConn) {
+        let framed = !self.tty;
+        let copy = conn.fd.try_clone();
+        let outcome = self.start(Some(conn)).await;
+        let text = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err((text, _))) => text,
+            Err(error) => error.to_string(),
+        };
+        // Too late for a status: the text goes where the output would have gone.
+        if let Ok(fd) = copy {
+            write_text(fd, &format!("{text}\r\n"), framed).await;
+        }
+    }
+
+    async fn start(
+        self,
+        conn: Option<HijackedConn>,
+    ) -> Result<std::result::Result<(), (String, i32)>> {
+        let inner = &self.engine.inner;
+        let record = self.handle.record();
+        let filter = |capabilities| inner.filter(capabilities);
+        let process =
+            plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
+        let mut client: Option<OwnedFd> = None;
+        let attach = conn.map(|conn| {
+            client = Some(conn.fd);
+            AttachRequest {
+                stdin: self.config.attach_stdin,
+                stdout: self.config.attach_stdout,
+                stderr: self.config.attach_stderr,
+                early: conn.early,
+                framed: !self.tty,
+                detach_keys: detach::parse(Some(&self.config.detach_keys)).unwrap_or_default(),
+            }
+        });
+        let command = self.config.cmd.clone().unwrap_or_default().join(" ");
+        if let Some(state) = execs(inner).get_mut(&self.id) {
+            state.running = true;
+        }
+        let request = ExecRequest { id: self.id.clone(), plan: ExecPlan { process }, attach };
+        let request = Box::new(request);
+        let result = self.handle.ask(|done| Command::Exec { request, client, done }).await;
+        match result {
+            Ok(Ok(pid)) => {
+                if let Some(state) = execs(inner).get_mut(&self.id) {
+                    state.pid = pid;
+                }
+                let action = format!("exec_start: {command}");
+                inner.container_event(&record, &action, &[("execID", self.id.clone())]);
+                Ok(Ok(()))
+            }
+            Ok(Err(failure)) => {
+                let code = code(&failure);
+                inner.exec_ended(&self.id, code);
+                let text = format!("OCI runtime exec failed: exec failed: {}", failure.message);
+                Ok(Err((text, code)))
+            }
+            Err(error) => {
+                inner.exec_ended(&self.id, 126);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn code(failure: &Failure) -> i32 {
+    match failure.reason {
+        FailureReason::NotFound => 127,
+        _ => 126,
+    }
+}

@@ -1,0 +1,417 @@
+//! Containers as the API shows them. Pure, but for the names of directories.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hoy_types::{Reference, Timestamp};
+use hoy_wire as wire;
+
+use crate::engine::{Inner, now};
+use crate::error::{Error, Result};
+use crate::life::Phase;
+use crate::record::{BindKind, NetworkMode, Record};
+
+pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect {
+    let state = &record.state;
+    let files = inner.files_directory(&record.id);
+    let file = |name: &str| files.join(name).display().to_string();
+    let directory = inner.store.container_directory(record.key());
+    let lower: Vec<String> = record
+        .layers
+        .iter()
+        .rev()
+        .map(|key| inner.store.layer_path(key).display().to_string())
+        .collect();
+    let mut data = BTreeMap::from([
+        ("LowerDir".to_owned(), lower.join(":")),
+        ("UpperDir".to_owned(), directory.join("upper").display().to_string()),
+        ("WorkDir".to_owned(), directory.join("work").display().to_string()),
+    ]);
+    let merged =
+        if state.phase.is_alive() { format!("/proc/{}/root", state.pid) } else { String::new() };
+    data.insert("MergedDir".to_owned(), merged);
+    let execs = inner.exec_ids(&record.id);
+    wire::ContainerInspect {
+        id: record.id.to_string(),
+        created: record.created.to_string(),
+        path: record.command.first().cloned().unwrap_or_default(),
+        args: Some(record.command.get(1..).unwrap_or_default().to_vec()),
+        state: Some(wire::ContainerState {
+            status: state.phase.status().to_owned(),
+            running: state.phase.is_alive(),
+            paused: state.phase == Phase::Paused,
+            oom_killed: state.oom_killed,
+            pid: if state.phase.is_alive() { state.pid.into() } else { 0 },
+            exit_code: state.exit_code.into(),
+            error: state.error.clone(),
+            started_at: state.started_at.to_string(),
+            finished_at: state.finished_at.to_string(),
+            ..wire::ContainerState::default()
+        }),
+        image: record.image.to_string(),
+        resolv_conf_path: file("resolv.conf"),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        log_path: if record.host.log_config.kind == "none" {
+            String::new()
+        } else {
+            inner.log_path(&record.id).display().to_string()
+        },
+        name: format!("/{}", record.name),
+        driver: "overlay2".to_owned(),
+        platform: "linux".to_owned(),
+        exec_ids: (!execs.is_empty()).then_some(execs),
+        host_config: Some(record.host.clone()),
+        graph_driver: wire::DriverData { name: "overlay2".to_owned(), data: Some(data) },
+        mounts: Some(mounts(record)),
+        config: Some(record.config.clone()),
+        network_settings: Some(network(inner, record)),
+        ..wire::ContainerInspect::default()
+    }
+}
+
+fn mounts(record: &Record) -> Vec<wire::MountPoint> {
+    record
+        .mounts
+        .iter()
+        .map(|mount| {
+            let (kind, source) = match &mount.kind {
+                BindKind::Bind { source, .. } => ("bind", source.clone()),
+                BindKind::Tmpfs { .. } => ("tmpfs", String::new()),
+            };
+            wire::MountPoint {
+                kind: kind.to_owned(),
+                source,
+                destination: mount.target.clone(),
+                mode: mount.mode.clone(),
+                rw: !mount.readonly,
+                propagation: mount.propagation.clone(),
+                ..wire::MountPoint::default()
+            }
+        })
+        .collect()
+}
+
+fn network_name(mode: &NetworkMode) -> Option<&'static str> {
+    match mode {
+        NetworkMode::Bridge => Some("bridge"),
+        NetworkMode::Host => Some("host"),
+        NetworkMode::None => Some("none"),
+        NetworkMode::Container(_) => None,
+    }
+}
+
+fn endpoints(inner: &Inner, record: &Record) -> BTreeMap<String, wire::EndpointSettings> {
+    let Some(name) = network_name(&record.network.mode) else { return BTreeMap::new() };
+    let letter = name.chars().next().unwrap_or('b');
+    let mut settings = wire::EndpointSettings::default();
+    if record.state.phase.is_alive() || record.network.endpoint.is_some() {
+        settings.network_id = inner.network_id(letter);
+    }
+    if let Some(endpoint) = &record.network.endpoint {
+        settings.endpoint_id.clone_from(&endpoint.id);
+        settings.gateway = endpoint.gateway.to_string();
+        settings.ip_address = endpoint.address.to_string();
+        settings.ip_prefix_len = endpoint.prefix.into();
+        settings.mac_address.clone_from(&endpoint.mac);
+    }
+    BTreeMap::from([(name.to_owned(), settings)])
+}
+
+fn ports(record: &Record) -> wire::PortMap {
+    let mut out = wire::PortMap::new();
+    if !record.state.phase.is_alive() || record.network.mode != NetworkMode::Bridge {
+        return out;
+    }
+    for port in record.config.exposed_ports.keys() {
+        out.insert(port.clone(), None);
+    }
+    for port in record.network.endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+        let binding = wire::PortBinding {
+            host_ip: port.host_ip.to_string(),
+            host_port: port.host_port.to_string(),
+        };
+        out.entry(port.container.to_string()).or_default().get_or_insert_default().push(binding);
+    }
+    out
+}
+
+fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
+    let endpoints = endpoints(inner, record);
+    let bridge = endpoints.get("bridge").cloned().unwrap_or_default();
+    let alive = record.state.phase.is_alive();
+    wire::NetworkSettings {
+        sandbox_id: if alive { record.id.to_string() } else { String::new() },
+        sandbox_key: if alive {
+            format!("/proc/{}/ns/net", record.state.pid)
+        } else {
+            String::new()
+        },
+        ports: Some(ports(record)),
+        endpoint_id: bridge.endpoint_id,
+        gateway: bridge.gateway,
+        ip_address: bridge.ip_address,
+        ip_prefix_len: bridge.ip_prefix_len,
+        mac_address: bridge.mac_address,
+        networks: Some(endpoints),
+        ..wire::NetworkSettings::default()
+    }
+}
+
+pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary {
+    let mut ports = Vec::new();
+    if record.state.phase.is_alive() && record.network.mode == NetworkMode::Bridge {
+        for bound in record.network.endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+            ports.push(wire::PortSummary {
+                ip: bound.host_ip.to_string(),
+                private_port: bound.container.port,
+                public_port: bound.host_port,
+                kind: bound.container.protocol.to_string(),
+            });
+        }
+        for port in record.config.exposed_ports.keys() {
+            if let Ok(spec) = crate::spec::port_spec(port)
+                && !ports.iter().any(|known| {
+                    known.private_port == spec.port && known.kind == spec.protocol.to_string()
+                })
+            {
+                ports.push(wire::PortSummary {
+                    private_port: spec.port,
+                    kind: spec.protocol.to_string(),
+                    ..wire::PortSummary::default()
+                });
+            }
+        }
+    }
+    wire::ContainerSummary {
+        id: record.id.to_string(),
+        names: Some(vec![format!("/{}", record.name)]),
+        image: shown_image(inner, record),
+        image_id: record.image.to_string(),
+        command: record.command.join(" "),
+        created: record.created.seconds(),
+        ports: Some(ports),
+        labels: Some(record.config.labels.clone().unwrap_or_default()),
+        state: record.state.phase.status().to_owned(),
+        status: status(record, now()),
+        host_config: wire::HostConfigSummary {
+            network_mode: record.host.network_mode.clone(),
+            ..wire::HostConfigSummary::default()
+        },
+        network_settings: Some(wire::NetworkSettingsSummary {
+            networks: Some(endpoints(inner, record)),
+        }),
+        mounts: Some(mounts(record)),
+        ..wire::ContainerSummary::default()
+    }
+}
+
+/// As asked for, while that name still means the same image; else the id.
+fn shown_image(inner: &Inner, record: &Record) -> String {
+    match inner.images.resolve(&record.config.image) {
+        Ok(image) if image.id == record.image => record.config.image.clone(),
+        _ => record.image.to_string(),
+    }
+}
+
+/// `Up 3 seconds`, `Exited (0) 5 minutes ago`.
+fn status(record: &Record, now: Timestamp) -> String {
+    let state = &record.state;
+    match state.phase {
+        Phase::Created | Phase::Starting => "Created".to_owned(),
+        Phase::Removing => "Removal In Progress".to_owned(),
+        Phase::Running => format!("Up {}", since(state.started_at, now)),
+        Phase::Paused => format!("Up {} (Paused)", since(state.started_at, now)),
+        Phase::Exited => {
+            format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at, now))
+        }
+    }
+}
+
+/// Docker's way of saying how long.
+fn since(then: Timestamp, now: Timestamp) -> String {
+    let seconds = (now.seconds() - then.seconds()).max(0);
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
+/// What `--filter` asks for.
+pub(crate) struct Filter {
+    pairs: Vec<(String, Vec<String>)>,
+    before: Option<Arc<Record>>,
+    since: Option<Arc<Record>>,
+}
+
+const FILTERS: &[&str] = &[
+    "ancestor",
+    "before",
+    "exited",
+    "id",
+    "label",
+    "name",
+    "network",
+    "since",
+    "status",
+    "until",
+    "label!",
+    "publish",
+    "expose",
+    "volume",
+    "health",
+    "is-task",
+    "isolation",
+];
+
+impl Filter {
+    pub fn new(
+        pairs: &[(String, Vec<String>)],
+        find: impl Fn(&str) -> Result<Arc<Record>>,
+    ) -> Result<Self> {
+        let mut out = Self { pairs: pairs.to_vec(), before: None, since: None };
+        for (name, values) in pairs {
+            let bad = |value: &str| Error::invalid(format!("invalid filter '{name}={value}'"));
+            if !FILTERS.contains(&name.as_str()) {
+                return Err(Error::invalid(format!("invalid filter '{name}'")));
+            }
+            for value in values {
+                match name.as_str() {
+                    "before" => out.before = Some(find(value)?),
+                    "since" => out.since = Some(find(value)?),
+                    "exited" if value.parse::<i32>().is_err() => return Err(bad(value)),
+                    "status" => match value.as_str() {
+                        "created" | "restarting" | "running" | "removing" | "paused" | "exited"
+                        | "dead" => {}
+                        other => {
+                            return Err(Error::invalid(format!("invalid filter 'status={other}'")));
+                        }
+                    },
+                    "publish" | "expose" | "volume" | "health" | "is-task" | "isolation"
+                    | "until" => {
+                        return Err(Error::unavailable(format!("the filter {name}")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn names_a_state(&self) -> bool {
+        self.pairs.iter().any(|(name, _)| matches!(name.as_str(), "status" | "exited"))
+    }
+
+    /// Values of one filter: any; filters: all; labels: all of them.
+    pub fn admits(&self, record: &Record, image_names: &[Reference]) -> bool {
+        let label = |value: &str| match value.split_once('=') {
+            Some((key, value)) => record.labels().any(|(k, v)| k == key && v == value),
+            None => record.labels().any(|(k, _)| k == value),
+        };
+        let one = |name: &str, value: &str| match name {
+            "id" => record.key().starts_with(value),
+            "name" => record.name.contains(value.trim_start_matches('/')),
+            "status" => record.state.phase.status() == value,
+            "exited" => {
+                record.state.phase == Phase::Exited && value.parse() == Ok(record.state.exit_code)
+            }
+            "network" => network_name(&record.network.mode) == Some(value),
+            "ancestor" => {
+                let wanted = value.parse::<Reference>().map(Reference::with_default_tag);
+                record.image.hex().starts_with(value.trim_start_matches("sha256:"))
+                    || wanted.is_ok_and(|wanted| image_names.contains(&wanted))
+            }
+            _ => true,
+        };
+        self.pairs.iter().all(|(name, values)| match name.as_str() {
+            "label" => values.iter().all(|value| label(value)),
+            "label!" => !values.iter().any(|value| label(value)),
+            name => values.is_empty() || values.iter().any(|value| one(name, value)),
+        }) && self.before.as_ref().is_none_or(|other| record.created < other.created)
+            && self.since.as_ref().is_none_or(|other| record.created > other.created)
+    }
+}
+
+/// What `ps -ef` would say of these processes, read from /proc.
+pub(crate) fn top(processes: &[i32]) -> wire::TopResponse {
+    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
+    let rows = processes.iter().filter_map(|pid| process_row(*pid)).collect();
+    wire::TopResponse {
+        titles: Some(titles.iter().map(|title| (*title).to_owned()).collect()),
+        processes: Some(rows),
+    }
+}
+
+fn process_row(pid: i32) -> Option<Vec<String>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = format!("/proc/{pid}");
+    let uid = std::fs::metadata(&directory).ok()?.uid();
+    let stat = std::fs::read_to_string(format!("{directory}/stat")).ok()?;
+    let (head, rest) = stat.rsplit_once(')')?;
+    let name = head.split_once('(')?.1;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok());
+    let command = std::fs::read(format!("{directory}/cmdline")).unwrap_or_default();
+    let words: Vec<String> = command
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let ticks = number(11)? + number(12)?;
+    let seconds = ticks / 100;
+    let terminal = match number(4)? {
+        0 => "?".to_owned(),
+        device => format!("pts/{}", device & 0xff | (device >> 12) & 0xfff00),
+    };
+    let started = boot_time() + number(19)? / 100;
+    let time = Timestamp::from_parts(started, 0).to_string();
+    let user = if uid == 0 { "root".to_owned() } else { uid.to_string() };
+    Some(vec![
+        user,
+        pid.to_string(),
+        number(1)?.to_string(),
+        "0".to_owned(),
+        time.get(11..16).unwrap_or_default().to_owned(),
+        terminal,
+        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+        if words.is_empty() { format!("[{name}]") } else { words.join(" ") },
+    ])
+}
+
+fn boot_time() -> i64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "));
+    line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_in_words() {
+        let at = |seconds| since(Timestamp::from_parts(0, 0), Timestamp::from_parts(seconds, 0));
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (300, "5 minutes"),
+            (3600, "About an hour"),
+            (4 * 3600, "4 hours"),
+            (3 * 86_400, "3 days"),
+        ] {
+            assert_eq!(at(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The daemon about itself: version, info, events, networks, the end.
+
+use std::collections::BTreeMap;
+
+use hoy_types::Timestamp;
+use hoy_wire as wire;
+use tokio::sync::broadcast;
+
+use crate::engine::{Engine, host_name, now};
+use crate::error::{Error, Result, lost};
+use crate::events::Happening;
+use crate::life::Phase;
+use crate::record::NetworkMode;
+
+impl Engine {
+    pub fn version(&self) -> wire::Version {
+        let uname = rustix::system::uname();
+        let kernel = uname.release().to_string_lossy().into_owned();
+        let details: BTreeMap<String, String> = [
+            ("ApiVersion", wire::API_VERSION.to_owned()),
+            ("MinAPIVersion", wire::MIN_API_VERSION.to_owned()),
+            ("Arch", hoy_oci::host_architecture().to_owned()),
+            ("Os", "linux".to_owned()),
+            ("KernelVersion", kernel.clone()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+        wire::Version {
+            platform: wire::PlatformName { name: "hoy".into() },
+            components: vec![
+                wire::ComponentVersion {
+                    name: "Engine".into(),
+                    version: wire::DOCKER_VERSION.into(),
+                    details,
+                },
+                wire::ComponentVersion {
+                    name: "hoy".into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    details: BTreeMap::new(),
+                },
+            ],
+            version: wire::DOCKER_VERSION.into(),
+            api_version: wire::API_VERSION.into(),
+            min_api_version: wire::MIN_API_VERSION.into(),
+            os: "linux".into(),
+            arch: hoy_oci::host_architecture().into(),
+            kernel_version: kernel,
+            ..wire::Version::default()
+        }
+    }
+
+    pub fn info(&self) -> wire::Info {
+        let inner = &self.inner;
+        let all: Vec<Phase> =
+            inner.registry.all().iter().map(|handle| handle.record().state.phase).collect();
+        let count =
+            |wanted: &[Phase]| all.iter().filter(|phase| wanted.contains(phase)).count() as i64;
+        let cgroups = hoy_cgroup::Hierarchies::of_this_machine();
+        let has = |name: &str| cgroups.as_ref().is_ok_and(|all| all.has(name));
+        let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
+        let uname = rustix::system::uname();
+        let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+        let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
+        let runtime = wire::RuntimeWithStatus { path: "hoy".into(), ..Default::default() };
+        wire::Info {
+            id: inner.id.clone(),
+            containers: all.len() as i64,
+            containers_running: count(&[Phase::Running]),
+            containers_paused: count(&[Phase::Paused]),
+            containers_stopped: count(&[
+                Phase::Created,
+                Phase::Starting,
+                Phase::Exited,
+                Phase::Removing,
+            ]),
+            images: inner.images.list().len() as i64,
+            driver: "overlay2".into(),
+            driver_status: Some(vec![["Backing Filesystem".into(), "extfs".into()]]),
+            plugins: wire::PluginsInfo {
+                volume: Some(Vec::new()),
+                network: list(&["bridge", "host", "null"]),
+                authorization: None,
+                log: list(&["json-file", "none"]),
+            },
+            memory_limit: has("memory"),
+            cpu_cfs_period: has("cpu"),
+            cpu_cfs_quota: has("cpu"),
+            cpu_set: has("cpuset"),
+            pids_limit: has("pids"),
+            ipv4_forwarding: forwarding.is_ok_and(|text| text.trim() == "1"),
+            debug: inner.settings.debug,
+            system_time: now().to_string(),
+            logging_driver: inner.settings.log_driver.clone(),
+            cgroup_driver: "cgroupfs".into(),
+            cgroup_version: if unified { "2".into() } else { "1".into() },
+            kernel_version: uname.release().to_string_lossy().into_owned(),
+            operating_system: os_release("PRETTY_NAME"),
+            os_version: os_release("VERSION_ID"),
+            os_type: "linux".into(),
+            architecture: uname.machine().to_string_lossy().into_owned(),
+            index_server_address: "https://index.docker.io/v1/".into(),
+            ncpu: std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i64,
+            mem_total: memory(),
+            docker_root_dir: inner.settings.data_root.display().to_string(),
+            name: host_name(),
+            labels: Some(inner.settings.labels.clone()),
+            server_version: wire::DOCKER_VERSION.into(),
+            runtimes: Some(BTreeMap::from([("runc".to_owned(), runtime)])),
+            default_runtime: "runc".into(),
+            swarm: wire::SwarmInfo { local_node_state: "inactive".into(), ..Default::default() },
+            live_restore_enabled: true,
+            init_binary: "hoy-init".into(),
+            security_options: list(&["name=seccomp,profile=builtin"]),
+            cdi_spec_dirs: Some(Vec::new()),
+            ..wire::Info::default()
+        }
+    }
+
+    /// Past events and those to come.
+    pub fn events(&self) -> (Vec<Happening>, broadcast::Receiver<Happening>) {
+        self.inner.journal.listen()
+    }
+
+    pub fn networks(&self) -> Vec<wire::NetworkInspect> {
+        let named = |name: &str, driver: &str| wire::NetworkInspect {
+            name: name.into(),
+            id: self.inner.network_id(name.chars().next().unwrap_or('b')),
+            created: Timestamp::from_nanos(0),
+            scope: "local".into(),
+            driver: driver.into(),
+            enable_ipv4: true,
+            ipam: wire::Ipam { driver: "default".into(), options: None, config: Some(Vec::new()) },
+            containers: Some(self.attached(name)),
+            options: Some(BTreeMap::new()),
+            labels: Some(BTreeMap::new()),
+            ..wire::NetworkInspect::default()
+        };
+        let mut bridge = named("bridge", "bridge");
+        if let Some(subnet) = self.inner.network.subnet() {
+            bridge.ipam.config = Some(vec![wire::IpamConfig {
+                subnet: format!("{}/{}", subnet.network(), subnet.prefix),
+                gateway: subnet.address.to_string(),
+                ..Default::default()
+            }]);
+        }
+        let settings = &self.inner.settings;
+        bridge.options = Some(
+            [
+                ("com.docker.network.bridge.default_bridge", "true".to_owned()),
+                ("com.docker.network.bridge.enable_icc", settings.icc.to_string()),
+                ("com.docker.network.bridge.enable_ip_masquerade", settings.ip_masq.to_string()),
+                ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
+                ("com.docker.network.bridge.name", settings.bridge.clone()),
+                ("com.docker.network.driver.mtu", settings.mtu.to_string()),
+            ]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        );
+        vec![bridge, named("host", "host"), named("none", "null")]
+    }
+
+    fn attached(&self, network: &str) -> BTreeMap<String, wire::EndpointResource> {
+        let mut out = BTreeMap::new();
+        for handle in self.inner.registry.all() {
+            let record = handle.record();
+            let here = match network {
+                "bridge" => record.network.mode == NetworkMode::Bridge,
+                "host" => record.network.mode == NetworkMode::Host,
+                _ => record.network.mode == NetworkMode::None,
+            };
+            if !here || !record.state.phase.is_alive() {
+                continue;
+            }
+            let mut resource =
+                wire::EndpointResource { name: record.name.clone(), ..Default::default() };
+            if let Some(endpoint) = &record.network.endpoint {
+                resource.endpoint_id.clone_from(&endpoint.id);
+                resource.mac_address.clone_from(&endpoint.mac);
+                resource.ipv4_address = format!("{}/{}", endpoint.address, endpoint.prefix);
+            }
+            out.insert(record.id.to_string(), resource);
+        }
+        out
+    }
+
+    /// Ends the daemon; containers run on unless `clean`, which takes the network back and is
+    /// refused while one needs it.
+    pub async fn stop_daemon(&self, clean: bool) -> Result<()> {
+        if clean {
+            let running = self.inner.registry.all();
+            let running = running.iter().find(|handle| handle.record().state.phase.is_alive());
+            if let Some(handle) = running {
+                return Err(Error::conflict(format!(
+                    "container {} is running: stop all containers before the network is taken back",
+                    handle.record().name
+                )));
+            }
+            let inner = std::sync::Arc::clone(&self.inner);
+            tokio::task::spawn_blocking(move || inner.clean_network()).await.map_err(lost)??;
+        }
+        let mut stop = self.inner.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(stop) = stop.take() {
+            let _ = stop.send(());
+        }
+        Ok(())
+    }
+}
+
+fn os_release(key: &str) -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    line.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+fn memory() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
