@@ -1,3 +1,152 @@
-//! hoyd: the daemon.
+//! hoyd: the daemon. Settings, sockets and signals; the work is in the rooms.
 
-fn main() {}
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use hoy_config::{Invocation, Settings};
+use hoy_engine::{Engine, Parts};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// The program of the embedded image `hello`.
+const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == "worker") {
+        // The jailed half of unpacking: nothing else of the daemon runs in it.
+        return hoy_images::worker::main();
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "hoyd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn run(args: &[String]) -> Result<()> {
+    match hoy_config::parse_flags(args)? {
+        Invocation::Help => say(&hoy_config::help()),
+        Invocation::Version => say(&format!("hoy version {}", env!("CARGO_PKG_VERSION"))),
+        Invocation::Validate(flags) => {
+            settings(&flags)?;
+            say("configuration OK");
+        }
+        Invocation::Run(flags) => daemon(settings(&flags)?)?,
+    }
+    Ok(())
+}
+
+fn settings(flags: &hoy_config::Flags) -> Result<Settings> {
+    let path = flags.config_file.clone().unwrap_or_else(|| hoy_config::DEFAULT_FILE.into());
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error)
+            if flags.config_file.is_none() && error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            None
+        }
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
+    Ok(hoy_config::resolve(text.as_deref(), flags)?)
+}
+
+fn daemon(settings: Settings) -> Result<()> {
+    let level = match (settings.debug, settings.log_level.as_str()) {
+        (true, _) | (_, "debug") => tracing::Level::DEBUG,
+        (_, "warn") => tracing::Level::WARN,
+        (_, "error" | "fatal") => tracing::Level::ERROR,
+        _ => tracing::Level::INFO,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(settings));
+    // Threads that wait for a slow disk must not keep the daemon.
+    runtime.shutdown_background();
+    result
+}
+
+fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let path = own.parent().unwrap_or(Path::new("/")).join(name);
+    anyhow::ensure!(path.exists(), "{} is missing: install it beside hoyd", path.display());
+    Ok(path)
+}
+
+async fn serve(settings: Settings) -> Result<()> {
+    let (stop, asked) = oneshot::channel();
+    let parts = Parts {
+        program: std::env::current_exe().context("find this program")?,
+        shim: beside("hoy-shim")?,
+        init: match &settings.init_path {
+            Some(path) => path.clone(),
+            None => beside("hoy-init")?,
+        },
+        hello: HELLO,
+        settings: settings.clone(),
+    };
+    let engine = Engine::open(parts, stop).await?;
+    std::fs::write(&settings.pidfile, std::process::id().to_string())
+        .with_context(|| format!("write {}", settings.pidfile.display()))?;
+    let group = group_id(settings.group.as_deref());
+    let mut servers = tokio::task::JoinSet::new();
+    for host in settings.hosts.clone() {
+        let engine = engine.clone();
+        servers.spawn(async move {
+            let result = hoy_api::serve(engine, &host, group).await;
+            result.with_context(|| format!("listen on {host}"))
+        });
+    }
+    tracing::info!(hosts = ?settings.hosts, "ready");
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        _ = asked => {
+            // The answer to whoever asked leaves first.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(())
+        }
+        Some(ended) = servers.join_next() => ended.unwrap_or_else(|error| Err(error.into())),
+    };
+    tracing::info!("containers run on; this daemon ends");
+    servers.shutdown().await;
+    for path in settings.hosts.iter().filter_map(|host| host.strip_prefix("unix://")) {
+        let _ = std::fs::remove_file(path);
+    }
+    let _ = std::fs::remove_file(&settings.pidfile);
+    result
+}
+
+/// The socket's group: as asked for, else hoy's, else docker's, else root's.
+fn group_id(name: Option<&str>) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let find = |wanted: &str| {
+        text.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(wanted)).then(|| fields.nth(1)?.parse().ok())?
+        })
+    };
+    match name {
+        Some(name) => name.parse().ok().or_else(|| find(name)),
+        None => find("hoy").or_else(|| find("docker")),
+    }
+}

@@ -201,3 +201,9 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     };
     check(result).map(drop)
 }
+
+/// A signal to a process and its group's leader only.
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill(2) checks both numbers.
+    check(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }.into()).map(drop)
+}

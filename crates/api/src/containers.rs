@@ -1,0 +1,263 @@
+//! /containers and /exec.
+
+use hoy_engine::{AttachOptions, Engine, ListOptions, LogsOptions};
+use hoy_types::Timestamp;
+use hoy_wire as wire;
+
+use crate::conn::Conn;
+use crate::http::Head;
+use crate::query::Query;
+use crate::{ApiError, Outcome};
+
+const RAW: &str = "application/vnd.docker.raw-stream";
+const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+
+fn stream_type(tty: bool) -> &'static str {
+    if tty { RAW } else { MULTIPLEXED }
+}
+
+pub(crate) async fn route(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    parts: &[&str],
+    query: &Query,
+) -> Option<Outcome> {
+    Some(match (head.method.as_str(), parts) {
+        ("GET", ["containers", "json"]) => list(engine, conn, query).await,
+        ("POST", ["containers", "create"]) => create(engine, conn, head, query).await,
+        ("POST", ["containers", "prune"]) => prune(engine, conn, query).await,
+        ("GET", ["containers", id, "json"]) => match engine.inspect(id, query.flag("size")) {
+            Ok(found) => conn.json_answer(200, &found).await,
+            Err(error) => Err(error.into()),
+        },
+        ("GET", ["containers", id, "top"]) => {
+            match engine.top(id, query.get("ps_args").unwrap_or("-ef")).await {
+                Ok(found) => conn.json_answer(200, &found).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+        ("GET", ["containers", id, "logs"]) => logs(engine, conn, id, query).await,
+        ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
+        ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,
+        ("DELETE", ["containers", id]) => {
+            if query.flag("link") {
+                return Some(Err(ApiError::new(501, "removing a link is not available yet")));
+            }
+            match engine.remove(id, query.flag("force")).await {
+                Ok(()) => conn.empty(204).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+        ("GET", ["exec", id, "json"]) => match engine.exec_inspect(id) {
+            Ok(found) => conn.json_answer(200, &found).await,
+            Err(error) => Err(error.into()),
+        },
+        ("POST", ["exec", id, "resize"]) => match size(query) {
+            Ok((rows, columns)) => match engine.exec_resize(id, rows, columns).await {
+                Ok(()) => conn.empty(200).await,
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error),
+        },
+        _ => return None,
+    })
+}
+
+fn size(query: &Query) -> Result<(u16, u16), ApiError> {
+    let need = |name: &str| {
+        let value = query.number::<u16>(name)?;
+        value.ok_or_else(|| ApiError::bad(format!("invalid resize {name} \"\": value is empty")))
+    };
+    Ok((need("h")?, need("w")?))
+}
+
+async fn act(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    id: &str,
+    action: &str,
+    query: &Query,
+) -> Option<Outcome> {
+    let signal = query.get("signal").map(str::to_owned);
+    let timeout = match query.number::<i64>("t") {
+        Ok(timeout) => timeout,
+        Err(error) => return Some(Err(error)),
+    };
+    let result = match action {
+        "start" => engine.start(id).await,
+        "stop" => engine.stop(id, signal, timeout).await,
+        "restart" => engine.restart(id, signal, timeout).await,
+        "kill" => engine.kill(id, &signal.unwrap_or_default()).await,
+        "pause" => engine.pause(id, true).await,
+        "unpause" => engine.pause(id, false).await,
+        "rename" => engine.rename(id, query.get("name").unwrap_or_default()).await,
+        "resize" => {
+            let outcome = match size(query) {
+                Ok((rows, columns)) => engine.resize(id, rows, columns).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            return Some(match outcome {
+                Ok(()) => conn.empty(200).await,
+                Err(error) => Err(error),
+            });
+        }
+        "exec" => return Some(exec_create(engine, conn, head, id).await),
+        _ => return None,
+    };
+    Some(match result {
+        Ok(()) => conn.empty(204).await,
+        Err(error) => Err(error.into()),
+    })
+}
+
+async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
+    let limit = query.number::<i64>("limit")?.unwrap_or(0);
+    let options = ListOptions {
+        all: query.flag("all"),
+        limit: usize::try_from(limit).unwrap_or(0),
+        size: query.flag("size"),
+        filters: query.filters()?,
+    };
+    let found = engine.list(&options)?;
+    conn.json_answer(200, &found).await
+}
+
+async fn create(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
+    let request: Option<wire::CreateRequest> = conn.json(head).await?;
+    let request =
+        request.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    let name = query.get("name").filter(|name| !name.is_empty()).map(str::to_owned);
+    let platform = query.get("platform").map(str::to_owned);
+    let created = engine.create(name, platform, request).await?;
+    conn.json_answer(201, &created).await
+}
+
+async fn prune(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
+    let removed = engine.prune(&query.filters()?).await?;
+    let report = wire::ContainerPruneReport {
+        containers_deleted: (!removed.is_empty()).then_some(removed),
+        space_reclaimed: 0,
+    };
+    conn.json_answer(200, &report).await
+}
+
+/// Seconds with a fraction, or RFC 3339.
+fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
+    let Some(text) = query.get(name).filter(|text| !matches!(*text, "" | "0")) else {
+        return Ok(None);
+    };
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Some(time));
+    }
+    let bad = || ApiError::new(500, format!("invalid value for \"{name}\": {text}"));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let seconds: i64 = seconds.parse().map_err(|_| bad())?;
+    Ok(Some(Timestamp::from_parts(seconds, digits.parse().map_err(|_| bad())?)))
+}
+
+async fn logs(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
+    let tail = match query.get("tail") {
+        None | Some("" | "all") => None,
+        // As Docker: what is no number means all.
+        Some(text) => text.parse::<usize>().ok(),
+    };
+    let options = LogsOptions {
+        follow: query.flag("follow"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        since: time(query, "since")?,
+        until: time(query, "until")?,
+        timestamps: query.flag("timestamps"),
+        tail,
+    };
+    let mut stream = engine.logs(id, options)?;
+    conn.begin(200, stream_type(stream.tty)).await?;
+    loop {
+        let next = tokio::select! {
+            next = stream.next() => next,
+            () = conn.hung_up() => return Ok(crate::Fate::Over),
+        };
+        match next {
+            Some(chunk) => conn.chunk(&chunk).await?,
+            None => return conn.finish().await,
+        }
+    }
+}
+
+async fn wait(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
+    let waiting = engine.wait_begin(id, query.get("condition").unwrap_or_default())?;
+    // At once: clients start the container only when they see that they are waiting.
+    conn.begin(200, "application/json").await?;
+    let answer = tokio::select! {
+        answer = waiting.done() => answer,
+        () = conn.hung_up() => return Ok(crate::Fate::Over),
+    };
+    let mut body = serde_json::to_vec(&answer)
+        .map_err(|error| ApiError::new(500, format!("encode the answer: {error}")))?;
+    body.push(b'\n');
+    conn.chunk(&body).await?;
+    conn.finish().await
+}
+
+pub(crate) async fn attach(
+    engine: &Engine,
+    conn: Conn,
+    head: &Head,
+    id: &str,
+    query: &Query,
+) -> Option<(Conn, Outcome)> {
+    let options = AttachOptions {
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        stream: query.flag("stream"),
+        logs: query.flag("logs"),
+        detach_keys: query.get("detachKeys").map(str::to_owned),
+    };
+    let session = match engine.attach_begin(id, options) {
+        Ok(session) => session,
+        Err(error) => return Some((conn, Err(error.into()))),
+    };
+    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty)).await {
+        session.run(client).await;
+    }
+    None
+}
+
+async fn exec_create(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) -> Outcome {
+    let config: Option<wire::ExecConfig> = conn.json(head).await?;
+    let config =
+        config.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    let id = engine.exec_create(id, config)?;
+    conn.json_answer(201, &serde_json::json!({ "Id": id })).await
+}
+
+pub(crate) async fn exec_start(
+    engine: &Engine,
+    mut conn: Conn,
+    head: &Head,
+    id: &str,
+) -> Option<(Conn, Outcome)> {
+    let start = match conn.json::<wire::ExecStart>(head).await {
+        Ok(start) => start.unwrap_or_default(),
+        Err(error) => return Some((conn, Err(error))),
+    };
+    let session = match engine.exec_begin(id, &start) {
+        Ok(session) => session,
+        Err(error) => return Some((conn, Err(error.into()))),
+    };
+    if start.detach {
+        let outcome = match session.run_detached().await {
+            Ok(()) => conn.empty(200).await,
+            Err(error) => Err(error.into()),
+        };
+        return Some((conn, outcome));
+    }
+    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty)).await {
+        session.run(client).await;
+    }
+    None
+}

@@ -1,0 +1,107 @@
+//! Which handler a request goes to.
+
+use hoy_engine::Engine;
+
+use crate::conn::Conn;
+use crate::http::Head;
+use crate::query::{self, Query};
+use crate::{ApiError, Outcome, containers, images, system};
+
+/// The parts of a path behind the version, decoded.
+fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
+    let path = head.path.trim_start_matches('/');
+    let mut all: Vec<String> = path.split('/').map(|part| query::decode(part, false)).collect();
+    let version = all.first().and_then(|first| first.strip_prefix('v')).map(str::to_owned);
+    if let Some(version) = version.filter(|v| v.starts_with(|c: char| c.is_ascii_digit())) {
+        check_version(&version)?;
+        all.remove(0);
+    }
+    Ok(all)
+}
+
+fn number(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn check_version(version: &str) -> Result<(), ApiError> {
+    let (newest, oldest) = (hoy_wire::API_VERSION, hoy_wire::MIN_API_VERSION);
+    let asked = number(version).ok_or_else(|| ApiError::new(404, "page not found"))?;
+    if Some(asked) > number(newest) {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too new. Maximum supported API version is {newest}"
+        )));
+    }
+    if Some(asked) < number(oldest) {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too old. Minimum supported API version is {oldest}, \
+             please upgrade your client to a newer version"
+        )));
+    }
+    Ok(())
+}
+
+/// What hoy will have, by the beginning of its path.
+fn unbuilt(parts: &[&str]) -> Option<&'static str> {
+    Some(match parts {
+        ["build", ..] => "build",
+        ["volumes", ..] => "volumes",
+        ["networks", ..] => "user-defined networks",
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm",
+        ["plugins", ..] => "plugins",
+        ["commit"] => "commit",
+        ["auth"] => "login",
+        ["session" | "grpc"] => return None,
+        ["system", "df"] => "system df",
+        ["distribution", ..] => "the registry client",
+        ["containers", _, "stats"] => "stats",
+        ["containers", _, "export"] => "export",
+        ["containers", _, "archive"] => "cp",
+        ["containers", _, "changes"] => "diff",
+        ["containers", _, "update"] => "update",
+        ["containers", _, "attach", "ws"] => "attach by WebSocket",
+        ["images", "search"] => "search",
+        ["images", "prune"] => "image prune",
+        ["images", .., "push"] => "push",
+        _ => return None,
+    })
+}
+
+/// Handles one request. `None` when the connection was handed over.
+pub(crate) async fn handle(
+    engine: &Engine,
+    mut conn: Conn,
+    head: &Head,
+) -> Option<(Conn, Outcome)> {
+    let parts = match parts(head) {
+        Ok(parts) => parts,
+        Err(error) => return Some((conn, Err(error))),
+    };
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let query = Query::parse(&head.query);
+    let method = head.method.as_str();
+    match (method, parts.as_slice()) {
+        ("POST", ["containers", id, "attach"]) => {
+            return containers::attach(engine, conn, head, id, &query).await;
+        }
+        ("POST", ["exec", id, "start"]) => {
+            return containers::exec_start(engine, conn, head, id).await;
+        }
+        _ => {}
+    }
+    let outcome = match (method, parts.as_slice()) {
+        (_, ["containers", ..] | ["exec", ..]) => {
+            containers::route(engine, &mut conn, head, &parts, &query).await
+        }
+        (_, ["images", ..]) => images::route(engine, &mut conn, method, &parts, &query).await,
+        _ => system::route(engine, &mut conn, method, &parts, &query).await,
+    };
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => Err(match unbuilt(&parts) {
+            Some(what) => ApiError::new(501, format!("{what} is not available yet")),
+            None => ApiError::new(404, "page not found"),
+        }),
+    };
+    Some((conn, outcome))
+}
