@@ -1,3 +1,5 @@
 //! hoy: the command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hoy_cli::main()
+}

@@ -1,6 +1,7 @@
 //! The body of an answer: of a known length, in chunks, or up to the end of the connection.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::de::DeserializeOwned;
 
@@ -66,6 +67,11 @@ impl Response {
         Ok(serde_json::from_slice(&text)?)
     }
 
+    /// Whether something of the body is here already, unseen by a poll of the connection.
+    pub fn has_buffered(&self) -> bool {
+        !self.reader.buffer().is_empty() || matches!(self.framing, Framing::Ended)
+    }
+
     pub(crate) fn into_parts(self) -> (Head, BufReader<Stream>) {
         (self.head, self.reader)
     }
@@ -106,6 +112,12 @@ impl Response {
         let mut line = Vec::new();
         (&mut self.reader).take(MAX_CHUNK_LINE).read_until(b'\n', &mut line)?;
         Ok(line.trim_ascii().is_empty())
+    }
+}
+
+impl AsFd for Response {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.get_ref().as_fd()
     }
 }
 

@@ -23,7 +23,7 @@ pub enum PortError {
     Container(String),
     #[error("invalid hostPort: {0}")]
     Host(String),
-    #[error("invalid ip address: {0}")]
+    #[error("invalid IP address: {0}")]
     Address(String),
     #[error("no port specified: {0}<empty>")]
     Empty(String),
@@ -167,11 +167,12 @@ fn split_parts(rest: &str) -> Result<(&str, &str, &str), PortError> {
         let (host, container) = ports.split_once(':').unwrap_or(("", ports));
         return Ok((ip, host, container));
     }
-    let parts: Vec<&str> = rest.split(':').collect();
+    // From the end: whatever is before two ports must be an address.
+    let parts: Vec<&str> = rest.rsplitn(3, ':').collect();
     Ok(match parts.as_slice() {
         [container] => ("", "", container),
-        [host, container] => ("", host, container),
-        [ip, host, container] => (ip, host, container),
+        [container, host] => ("", host, container),
+        [container, host, ip] => (ip, host, container),
         _ => return Err(PortError::Address(rest.to_owned())),
     })
 }

@@ -1,13 +1,17 @@
 //! Sizes of memory and disk, as people type and read them.
 
-/// Why a text is not a size. The text is Docker's.
+/// Why a text is not a size. The texts are Docker's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid size: '{0}'")]
-pub struct SizeError(pub String);
+pub enum SizeError {
+    #[error("invalid size: '{0}'")]
+    Size(String),
+    #[error("invalid suffix: '{0}'")]
+    Suffix(String),
+}
 
 /// Parses `512`, `512m`, `1.5g`, `2GiB`: always in powers of 1024, as Docker's memory flags.
 pub fn parse_bytes(text: &str) -> Result<i64, SizeError> {
-    let bad = || SizeError(text.to_owned());
+    let bad = || SizeError::Size(text.to_owned());
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
@@ -17,7 +21,8 @@ pub fn parse_bytes(text: &str) -> Result<i64, SizeError> {
         "g" | "gb" | "gi" | "gib" => 30,
         "t" | "tb" | "ti" | "tib" => 40,
         "p" | "pb" | "pi" | "pib" => 50,
-        _ => return Err(bad()),
+        _ if number.is_empty() => return Err(bad()),
+        unit => return Err(SizeError::Suffix(unit.to_owned())),
     };
     let value = number.parse::<f64>().map_err(|_| bad())?;
     let bytes = value * (1_i64 << shift) as f64;

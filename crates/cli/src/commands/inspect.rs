@@ -1,0 +1,103 @@
+//! `inspect`: documents of objects as the engine has them.
+
+use hoy_client::ClientError;
+use serde::Serialize as _;
+use serde_json::Value;
+
+use super::{App, segment};
+use crate::failure::{Failure, Result};
+use crate::format::template::{self, Missing};
+use crate::{print, say};
+
+/// What can be inspected here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+impl Kind {
+    fn path(self, name: &str) -> String {
+        let name = segment(name);
+        match self {
+            Self::Container => format!("/containers/{name}/json"),
+            Self::Image => format!("/images/{name}/json"),
+            Self::Network => format!("/networks/{name}"),
+            Self::Volume => format!("/volumes/{name}"),
+        }
+    }
+}
+
+const ALL: &[Kind] = &[Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
+
+/// `inspect`: of whatever kind the name is.
+pub fn any(app: &App<'_>) -> Result<u8> {
+    match app.flags.text("type") {
+        "" => inspect(app, ALL),
+        "container" => inspect(app, &[Kind::Container]),
+        "image" => inspect(app, &[Kind::Image]),
+        "network" => inspect(app, &[Kind::Network]),
+        "volume" => inspect(app, &[Kind::Volume]),
+        other @ ("config" | "node" | "plugin" | "secret" | "service" | "task") => {
+            Err(Failure::new(format!("inspecting a {other} is not available yet")))
+        }
+        other => Err(Failure::new(format!(
+            "unknown type: \"{other}\": must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""
+        ))),
+    }
+}
+
+/// Documents of the arguments, which are of one of these kinds.
+pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
+    let format = app.flags.text("format");
+    let text = if format == "json" { "{{json .}}" } else { format };
+    if !text.is_empty() {
+        template::check(text)?;
+    }
+    let mut documents = Vec::new();
+    let mut failures = Vec::new();
+    for name in app.args() {
+        match find(app, name, kinds)? {
+            Ok(document) => documents.push(document),
+            Err(message) => failures.push(message),
+        }
+    }
+    if text.is_empty() {
+        print(&pretty(&documents)?)?;
+    } else {
+        let lines = template::lines(text, &documents, Missing::Document)?;
+        print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
+    }
+    if failures.is_empty() {
+        return Ok(0);
+    }
+    failures.iter().for_each(|message| say(message));
+    Err(Failure::silent(1))
+}
+
+/// Tries one kind after the other; the inner error is for this name only.
+fn find(app: &App<'_>, name: &str, kinds: &[Kind]) -> Result<std::result::Result<Value, String>> {
+    for kind in kinds {
+        let request = app.client.get(kind.path(name));
+        let request = request.switch("size", *kind == Kind::Container && app.flags.switch("size"));
+        match request.fetch() {
+            Ok(document) => return Ok(Ok(document)),
+            Err(ClientError::Api(error)) if kinds.len() > 1 && error.status == 404 => {}
+            Err(error @ ClientError::Api(_)) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Err(format!("Error: No such object: {name}")))
+}
+
+/// Four spaces per level, as Docker's.
+fn pretty(documents: &[Value]) -> Result<String> {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    documents.serialize(&mut serializer).map_err(|error| Failure::new(error.to_string()))?;
+    out.push(b'\n');
+    String::from_utf8(out).map_err(|error| Failure::new(error.to_string()))
+}

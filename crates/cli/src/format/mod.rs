@@ -1,0 +1,6 @@
+//! Turning answers into text: tables, templates, sizes and ages.
+
+pub mod human;
+pub mod rows;
+pub mod table;
+pub mod template;

@@ -1,0 +1,333 @@
+//! Go templates over JSON values: `--format '{{.Names}}'`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use gotmpl::{MissingKey, Template, TemplateError, Value};
+use serde_json::Value as Json;
+
+use crate::failure::{Failure, Result};
+
+/// The fields of JSON objects in the order they came in: templates know sorted maps only, and
+/// `json` must print what the engine said.
+type Orders = Arc<HashMap<usize, Vec<Arc<str>>>>;
+
+/// How fields that are not there are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A row of a list: its fields are known, another one is a mistake.
+    Mistake,
+    /// A document of the engine: below labels, ports and options anything may be asked for.
+    Document,
+}
+
+/// Docker's words for the columns of a `table` template.
+pub type Headers = [(&'static str, &'static str)];
+
+/// Runs one template over each value; every result is one line.
+pub fn lines(text: &str, values: &[Json], missing: Missing) -> Result<Vec<String>> {
+    values.iter().map(|value| one(text, value, missing)).collect()
+}
+
+/// Checks a template without running it, so that a bad one costs no request.
+pub fn check(text: &str) -> Result<()> {
+    let orders = Orders::default();
+    functions(Template::new(""), &orders).parse(&with_calls(text)).map(drop).map_err(bad_syntax)
+}
+
+fn bad_syntax(error: TemplateError) -> Failure {
+    // Go names the template, which has no name here, and the line.
+    let text = error.to_string();
+    let text = match text.strip_prefix("template: ").and_then(|rest| {
+        let (place, reason) = rest.split_once(": ")?;
+        let (line, _) = place.split_once(':')?;
+        Some(format!("template: :{line}: {reason}"))
+    }) {
+        Some(text) => text,
+        None => text,
+    };
+    Failure::new(format!("template parsing error: {text}")).with_code(64)
+}
+
+/// Runs a template over one value.
+pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
+    let mut orders = HashMap::new();
+    let root = convert(value, &mut orders);
+    let orders: Orders = Arc::new(orders);
+    let run = |keys: MissingKey| {
+        functions(Template::new(""), &orders)
+            .missing_key(keys)
+            .parse(&with_calls(text))
+            .map_err(bad_syntax)
+            .map(|template| template.execute_to_string(&root))
+    };
+    match run(MissingKey::Error)? {
+        Ok(text) => Ok(text),
+        Err(error) => {
+            // A label that is not set is no mistake.
+            if missing == Missing::Document
+                && asks_a_free_map(text, &error.to_string())
+                && let Ok(text) = run(MissingKey::Invalid)?
+            {
+                return Ok(text);
+            }
+            Err(Failure::new(format!("failed to execute template: {error}")))
+        }
+    }
+}
+
+/// Maps whose keys users choose.
+const FREE_MAPS: &[&str] = &[
+    "Labels",
+    "Options",
+    "Ports",
+    "Networks",
+    "Sysctls",
+    "DriverOpts",
+    "Volumes",
+    "ExposedPorts",
+    "PortBindings",
+    "Annotations",
+    "Data",
+    "Containers",
+    "Tmpfs",
+    "Config",
+];
+
+fn asks_a_free_map(template: &str, error: &str) -> bool {
+    FREE_MAPS.iter().any(|map| {
+        template.match_indices(&format!(".{map}.")).any(|(at, found)| {
+            let rest = &template[at + found.len()..];
+            let key: String =
+                rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            !key.is_empty() && error.contains(&key)
+        })
+    })
+}
+
+/// A method with an argument, `.Label "x"`, becomes a call: rows hold functions for those.
+fn with_calls(text: &str) -> String {
+    if !text.contains(".Label ") {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(".Label ") {
+        let (head, tail) = rest.split_at(at);
+        out.push_str(head);
+        let free = head.chars().last().is_none_or(|c| " ({|-=".contains(c));
+        out.push_str(if free { "call .Label " } else { ".Label " });
+        rest = &tail[".Label ".len()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn convert(value: &Json, orders: &mut HashMap<usize, Vec<Arc<str>>>) -> Value {
+    match value {
+        Json::Null => Value::Nil,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => match number.as_i64() {
+            Some(number) => Value::Int(number),
+            None => match number.as_u64() {
+                Some(number) => Value::Uint(number),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+        },
+        Json::String(text) => Value::String(text.as_str().into()),
+        Json::Array(values) => {
+            Value::List(values.iter().map(|value| convert(value, orders)).collect())
+        }
+        Json::Object(map) => {
+            let mut order = Vec::with_capacity(map.len());
+            let mut sorted = BTreeMap::new();
+            for (key, value) in map {
+                let key: Arc<str> = key.as_str().into();
+                order.push(key.clone());
+                sorted.insert(key, convert(value, orders));
+            }
+            // Rows of lists: `.Label "x"` looks into the labels, written `a=b,c=d`.
+            if let (Some(Json::String(labels)), None) = (map.get("Labels"), map.get("Config")) {
+                let labels = labels.clone();
+                sorted.insert("Label".into(), Value::Function(label_of(labels)));
+            }
+            let map = Arc::new(sorted);
+            orders.insert(Arc::as_ptr(&map).addr(), order);
+            Value::Map(map)
+        }
+    }
+}
+
+fn label_of(labels: String) -> gotmpl::ValueFunc {
+    Arc::new(move |args: &[Value]| {
+        let name = args.first().map(ToString::to_string).unwrap_or_default();
+        let found = labels
+            .split(',')
+            .find_map(|label| label.split_once('=').filter(|(key, _)| *key == name))
+            .map_or("", |(_, value)| value);
+        Ok(Value::String(found.into()))
+    })
+}
+
+fn functions(template: Template, orders: &Orders) -> Template {
+    let text = |args: &[Value], index: usize| args.get(index).map(ToString::to_string);
+    let orders = orders.clone();
+    template
+        .func("json", move |args| {
+            let mut out = String::new();
+            write_json(args.first().unwrap_or(&Value::Nil), &orders, &mut out);
+            Ok(Value::String(out.into()))
+        })
+        .func("upper", move |args| {
+            Ok(Value::String(text(args, 0).unwrap_or_default().to_uppercase().into()))
+        })
+        .func("lower", move |args| {
+            Ok(Value::String(text(args, 0).unwrap_or_default().to_lowercase().into()))
+        })
+        .func("title", move |args| {
+            let text = text(args, 0).unwrap_or_default();
+            let mut letters = text.chars();
+            let titled = letters.next().map(|first| first.to_uppercase().chain(letters).collect());
+            let titled: String = titled.unwrap_or_default();
+            Ok(Value::String(titled.into()))
+        })
+        .func("split", move |args| {
+            let (whole, by) =
+                (text(args, 0).unwrap_or_default(), text(args, 1).unwrap_or_default());
+            Ok(Value::List(whole.split(&by).map(|part| Value::String(part.into())).collect()))
+        })
+        .func("join", move |args| {
+            let by = text(args, 1).unwrap_or_default();
+            let parts: Vec<String> = match args.first() {
+                Some(Value::List(values)) => values.iter().map(ToString::to_string).collect(),
+                _ => Vec::new(),
+            };
+            Ok(Value::String(parts.join(&by).into()))
+        })
+        .func("pad", move |args| {
+            let count = |index: usize| {
+                args.get(index).and_then(Value::as_int).and_then(|n| usize::try_from(n).ok())
+            };
+            let (before, after) = (count(1).unwrap_or(0), count(2).unwrap_or(0));
+            let (before, after) = (before.min(4096), after.min(4096));
+            let text = text(args, 0).unwrap_or_default();
+            if text.is_empty() {
+                return Ok(Value::String(text.into()));
+            }
+            let text = format!("{}{text}{}", " ".repeat(before), " ".repeat(after));
+            Ok(Value::String(text.into()))
+        })
+        .func("truncate", move |args| {
+            let text = text(args, 0).unwrap_or_default();
+            let length = args.get(1).and_then(Value::as_int).unwrap_or(0);
+            let length = usize::try_from(length).unwrap_or(0);
+            Ok(Value::String(text.chars().take(length).collect::<String>().into()))
+        })
+}
+
+/// As Go's encoder writes a string: safe inside HTML, too.
+fn quoted(text: &str) -> String {
+    let json = Json::from(text).to_string();
+    if !json.contains(['<', '>', '&']) {
+        return json;
+    }
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+fn write_json(value: &Value, orders: &Orders, out: &mut String) {
+    match value {
+        Value::Nil | Value::Function(_) => out.push_str("null"),
+        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Value::Int(number) => out.push_str(&number.to_string()),
+        Value::Uint(number) => out.push_str(&number.to_string()),
+        Value::Float(number) => out.push_str(&Json::from(*number).to_string()),
+        Value::String(text) => out.push_str(&quoted(text)),
+        Value::List(values) => {
+            out.push('[');
+            for (index, value) in values.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_json(value, orders, out);
+            }
+            out.push(']');
+        }
+        Value::Map(map) => {
+            out.push('{');
+            let sorted;
+            let order = match orders.get(&Arc::as_ptr(map).addr()) {
+                Some(order) => order,
+                None => {
+                    sorted = map.keys().cloned().collect();
+                    &sorted
+                }
+            };
+            for (index, key) in order.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(&quoted(key));
+                out.push(':');
+                write_json(map.get(key).unwrap_or(&Value::Nil), orders, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// The header line of a `table` template: the template run over the columns' names.
+pub fn header(text: &str, headers: &Headers) -> Result<String> {
+    let mut row: serde_json::Map<String, Json> =
+        headers.iter().map(|(field, name)| ((*field).to_owned(), (*name).into())).collect();
+    // `.Label "com.example.some-name"` is headed by the last part of the key.
+    let mut text = text.to_owned();
+    while let Some(at) = text.find(".Label \"") {
+        let tail = &text[at + ".Label \"".len()..];
+        let Some(end) = tail.find('"') else { break };
+        let name = tail[..end].rsplit('.').next().unwrap_or_default().replace(['-', '_'], " ");
+        let key = format!("Label_{}", row.len());
+        row.insert(key.clone(), name.into());
+        text.replace_range(at..at + ".Label \"".len() + end + 1, &format!(".{key}"));
+    }
+    one(&text, &Json::Object(row), Missing::Document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn run(text: &str, value: Json) -> String {
+        one(text, &value, Missing::Document).unwrap_or_else(|error| error.message)
+    }
+
+    #[test]
+    fn order_is_kept_and_functions_are_there() {
+        let value = json!({"b": 1, "a": {"z": [1, "x"], "y": null}, "s": "hi"});
+        assert_eq!(run("{{json .}}", value.clone()), value.to_string());
+        assert_eq!(run("{{json .a}}", value.clone()), r#"{"z":[1,"x"],"y":null}"#);
+        assert_eq!(run("{{.b}} {{upper .s}} {{.a.z}}", value.clone()), "1 HI [1 x]");
+        assert_eq!(run("{{range $k, $v := .a}}{{$k}} {{end}}", value), "y z ");
+    }
+
+    #[test]
+    fn missing_keys() {
+        let value = json!({"Config": {"Labels": {"a": "b"}}});
+        assert_eq!(run("{{.Config.Labels.a}}", value.clone()), "b");
+        assert_eq!(run("{{.Config.Labels.gone}}", value.clone()), "<no value>");
+        assert!(run("{{.Gone}}", value).contains("failed to execute template"));
+        assert!(check("{{.X").unwrap_err().message.contains("template parsing error"));
+    }
+
+    #[test]
+    fn labels_of_rows() {
+        let row = json!({"Labels": "a=b,com.x=y z", "Names": "n"});
+        let run = |text: &str| one(text, &row, Missing::Mistake).unwrap();
+        assert_eq!(run("{{.Label \"com.x\"}}-{{.Label \"none\"}}"), "y z-");
+        assert_eq!(run("{{if eq (.Label \"a\") \"b\"}}yes{{end}}"), "yes");
+        assert_eq!(
+            header("{{.Names}}\t{{.Label \"com.a-b\"}}", &[("Names", "NAMES")]).unwrap(),
+            "NAMES\ta b"
+        );
+    }
+}
