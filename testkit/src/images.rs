@@ -1,6 +1,7 @@
 //! Images made from Debian's packages and from the shared root file systems, cached below target/.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::command::Run;
 
@@ -23,12 +24,16 @@ fn shared(name: &str) -> PathBuf {
     path
 }
 
+/// One at a time within a process: the tests of one file begin together.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// Makes a file once: under a name of its own, then renamed, so that tests in parallel and
 /// interrupted runs never see half of it.
 fn cached(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let directory = target().join("images");
     std::fs::create_dir_all(&directory).expect("create target/images");
     let path = directory.join(name);
+    let _turn = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if !path.exists() {
         let fresh = directory.join(format!(".{name}.{}", std::process::id()));
         make(&fresh);

@@ -29,11 +29,28 @@ impl KernelCounts {
                 .iter()
                 .map(|root| directories(&root.join(daemon.cgroup())))
                 .sum::<usize>(),
-            network_namespaces: namespaces(),
+            network_namespaces: namespaces(daemon.cgroup()),
             shims: processes_named("hoy-shim", &daemon.path("run").display().to_string()),
             nft: without_counters(&nft.stdout),
             daemon_descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))
                 .map_or(0, Iterator::count),
+        }
+    }
+}
+
+impl KernelCounts {
+    /// Waits until the machine is as it was; fails with what differs.
+    #[track_caller]
+    pub fn wait_for(&self, daemon: &crate::Daemon) {
+        let started = std::time::Instant::now();
+        loop {
+            let now = Self::of(daemon);
+            if now == *self {
+                return;
+            }
+            let late = started.elapsed() > std::time::Duration::from_secs(10);
+            assert!(!late, "something is left\nbefore {self:#?}\nnow {now:#?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 }
@@ -89,9 +106,16 @@ fn pids() -> impl Iterator<Item = String> {
         .filter(|name| name.bytes().all(|c| c.is_ascii_digit()))
 }
 
-fn namespaces() -> usize {
-    let mut seen: Vec<_> =
-        pids().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()).collect();
+/// The network namespaces of processes below a cgroup: other tests have their own.
+fn namespaces(cgroup: &str) -> usize {
+    let ours = |pid: &String| {
+        let path = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        path.contains(&format!("/{cgroup}"))
+    };
+    let mut seen: Vec<_> = pids()
+        .filter(ours)
+        .filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok())
+        .collect();
     seen.sort();
     seen.dedup();
     seen.len()

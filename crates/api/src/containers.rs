@@ -49,7 +49,7 @@ pub(crate) async fn route(
                 Err(error) => Err(error.into()),
             }
         }
-        ("GET", ["exec", id, "json"]) => match engine.exec_inspect(id) {
+        ("GET", ["exec", id, "json"]) => match engine.exec_inspect(id).await {
             Ok(found) => conn.json_answer(200, &found).await,
             Err(error) => Err(error.into()),
         },

@@ -67,6 +67,26 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
     })
 }
 
+/// Questions that have a true answer although the kind of object is not built: there is none.
+fn absent(method: &str, parts: &[&str]) -> Option<ApiError> {
+    match (method, parts) {
+        ("GET", ["volumes", name]) => {
+            Some(ApiError::new(404, format!("get {name}: no such volume")))
+        }
+        ("GET", ["plugins", name @ .., "json"]) => {
+            Some(ApiError::new(404, format!("plugin \"{}\" not found", name.join("/"))))
+        }
+        ("GET", ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
+            Some(ApiError::new(
+                503,
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
+                 join\" to connect this node to swarm and try again.",
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// Handles one request. `None` when the connection was handed over.
 pub(crate) async fn handle(
     engine: &Engine,
@@ -98,9 +118,12 @@ pub(crate) async fn handle(
     };
     let outcome = match outcome {
         Some(outcome) => outcome,
-        None => Err(match unbuilt(&parts) {
-            Some(what) => ApiError::new(501, format!("{what} is not available yet")),
-            None => ApiError::new(404, "page not found"),
+        None => Err(match absent(method, &parts) {
+            Some(error) => error,
+            None => match unbuilt(&parts) {
+                Some(what) => ApiError::new(501, format!("{what} is not available yet")),
+                None => ApiError::new(404, "page not found"),
+            },
         }),
     };
     Some((conn, outcome))

@@ -83,8 +83,19 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// A program that has drawn for somebody else draws anew when the size changes: so it is made
+    /// to change.
+    pub fn ask_to_redraw(&self) {
+        if let (true, Some((rows, columns))) = (self.about.tty, terminal::size()) {
+            self.send(rows.saturating_add(1), columns.saturating_add(1));
+        }
+    }
+
     fn send_size(&self) -> bool {
-        let Some((rows, columns)) = terminal::size() else { return true };
+        terminal::size().is_none_or(|(rows, columns)| self.send(rows, columns))
+    }
+
+    fn send(&self, rows: u16, columns: u16) -> bool {
         let request = self.about.client.post(format!("{}/resize", self.about.object));
         request.query("h", rows.to_string()).query("w", columns.to_string()).send().is_ok()
     }

@@ -19,6 +19,8 @@ use crate::{plan, refuse, show, spec};
 const STOP_TIMEOUT: i64 = 10;
 /// How long after SIGKILL a process may take to end before it is said that it does not.
 const KILL_GRACE: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to pass a signal on before it is ended itself.
+const SHIM_GRACE: Duration = Duration::from_secs(3);
 
 /// Which containers, and how much of each.
 #[derive(Clone, Debug, Default)]
@@ -116,7 +118,7 @@ impl Engine {
         }
         let id = record.id.to_string();
         self.inner.container_event(&record, "create", &[]);
-        self.inner.registry.insert(Driver::spawn(&self.inner, record, Found::Nothing));
+        self.inner.registry.insert(Driver::spawn(&self.inner, record, Found::Nothing, None));
         Ok(wire::CreateResponse { id, warnings: Some(Vec::new()) })
     }
 
@@ -312,9 +314,10 @@ impl Engine {
 }
 
 async fn kill_for_good(handle: &Handle) -> Result<()> {
-    match handle.ask(|done| Command::Signal { signal: 9, all: true, done }).await {
-        // It has ended meanwhile, or its processes take longer than the supervisor waits.
-        Ok(()) | Err(_) => {}
+    let signal = handle.ask(|done| Command::Signal { signal: 9, all: true, done });
+    if tokio::time::timeout(SHIM_GRACE, signal).await.is_err() {
+        // It is stopped, or stuck itself. What it supervises ends with it.
+        let _ = handle.ask(Command::EndSupervisor).await;
     }
     if handle.record().state.phase == Phase::Paused {
         let _ = handle.ask(|done| Command::Pause(false, done)).await;
@@ -322,11 +325,17 @@ async fn kill_for_good(handle: &Handle) -> Result<()> {
     if handle.ended(Some(KILL_GRACE)).await {
         return Ok(());
     }
+    let pid = handle.record().state.pid;
+    let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    let place = match place.as_str() {
+        "" | "0" => String::new(),
+        place => format!(" in {place}"),
+    };
     Err(Error::system(format!(
-        "container {} does not end although it was killed: process {} waits in the kernel, perhaps \
-         for a file system that does not answer; it is removed by another `rm -f` once that ends",
+        "container {} does not end although it was killed: process {pid} waits in the \
+         kernel{place}, perhaps for a file system that does not answer; it is removed by another \
+         `rm -f` once that ends",
         handle.id,
-        handle.record().state.pid
     )))
 }
 

@@ -3,7 +3,7 @@
 //! Requests come as commands, the shim's words as messages; each is admitted by `life`, carried
 //! out, written down and published. Nothing here waits for the container itself.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +68,10 @@ pub(crate) enum Command {
         force: bool,
         done: Done<()>,
     },
+    /// Answered once everything that the supervisor has said before is known.
+    Hear(Done<()>),
+    /// Ends a supervisor that does not answer; its container ends with it.
+    EndSupervisor(Done<()>),
 }
 
 pub(crate) struct Driver {
@@ -90,8 +94,14 @@ pub(crate) enum Found {
 }
 
 impl Driver {
-    /// Starts the task of a container. The handle's view is there at once.
-    pub fn spawn(inner: &Arc<Inner>, record: Record, found: Found) -> crate::registry::Handle {
+    /// Starts the task of a container. The handle's view is there at once; `settled` is told when
+    /// what was found is taken up.
+    pub fn spawn(
+        inner: &Arc<Inner>,
+        record: Record,
+        found: Found,
+        settled: Option<oneshot::Sender<()>>,
+    ) -> crate::registry::Handle {
         let (view, receiver) = watch::channel(View {
             record: Arc::new(record.clone()),
             exits: 0,
@@ -112,13 +122,18 @@ impl Driver {
             exits: 0,
             starts: 0,
         };
-        tokio::spawn(driver.run(found));
+        tokio::spawn(driver.run(found, settled));
         handle
     }
 
-    async fn run(mut self, found: Found) {
-        if let Found::Alive(connection) = found {
-            self.adopt(connection).await;
+    async fn run(mut self, found: Found, settled: Option<oneshot::Sender<()>>) {
+        match found {
+            Found::Alive(connection) => self.adopt(connection).await,
+            Found::Nothing if settled.is_some() => self.settle().await,
+            Found::Nothing => {}
+        }
+        if let Some(settled) = settled {
+            let _ = settled.send(());
         }
         loop {
             let gone = async {
@@ -221,6 +236,12 @@ impl Driver {
                 }
                 Err(error) => drop(done.send(Err(error))),
             },
+            // The supervisor's words come first, always.
+            Command::Hear(done) => drop(done.send(Ok(()))),
+            Command::EndSupervisor(done) => {
+                let result = self.end_supervisor();
+                let _ = done.send(result);
+            }
         }
         false
     }
@@ -342,7 +363,12 @@ impl Driver {
     async fn release_network(&mut self) -> bool {
         let Some(endpoint) = self.record.network.endpoint.take() else { return false };
         let inner = Arc::clone(&self.inner);
-        let _ = tokio::task::spawn_blocking(move || inner.network.release(&endpoint)).await;
+        let id = self.record.id.clone();
+        let release = tokio::task::spawn_blocking(move || {
+            inner.network.release(&endpoint);
+            inner.forget_endpoint(&id);
+        });
+        let _ = release.await;
         true
     }
 
@@ -360,6 +386,32 @@ impl Driver {
         hoy_shim::client::forget(&self.inner.settings.exec_root, self.id());
         if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
             self.lost().await;
+        }
+        if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
+            self.inner.remove_later(&self.record.id);
+        }
+        self.publish();
+    }
+
+    fn end_supervisor(&self) -> Result<()> {
+        let shim = self.shim.as_ref();
+        let shim = shim.ok_or_else(|| Error::conflict("the container's supervisor is gone"))?;
+        hoy_sys::process::pidfd_signal(shim.get_ref().as_fd(), hoy_types::Signal::KILL.number())
+            .map_err(failed("end the container's supervisor"))
+    }
+
+    /// What the daemon before has known of a container that has no supervisor may be old: the
+    /// container's end is told by its exit record.
+    async fn settle(&mut self) {
+        if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
+            self.lost().await;
+        } else if let Some(exit) = ExitRecord::read(&self.directory())
+            && exit.finished_at > self.record.state.finished_at.nanos()
+        {
+            self.record.state.phase = Phase::Running;
+            self.exited(&exit).await;
+        } else if self.release_network().await {
+            self.save_later();
         }
         if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
             self.inner.remove_later(&self.record.id);
@@ -493,7 +545,14 @@ impl Driver {
         let record = self.record.clone();
         let network = tokio::task::spawn_blocking({
             let inner = Arc::clone(&inner);
-            move || inner.make_network(&record)
+            move || {
+                let ticket = inner.make_network(&record)?;
+                // Before anything runs in it: a daemon killed from here on finds its own again.
+                if let Some(endpoint) = ticket.as_ref().and_then(|t| t.endpoint.as_ref()) {
+                    inner.note_endpoint(&record.id, endpoint)?;
+                }
+                Ok(ticket)
+            }
         });
         let id = self.id().to_owned();
         let shim = tokio::task::spawn_blocking({

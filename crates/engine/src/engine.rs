@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hoy_config::Settings;
 use hoy_images::{Images, RootfsTicket, Worker};
-use hoy_network::{EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
+use hoy_network::{Endpoint, EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
 use hoy_runtime::{BpfInstruction, ContainerPlan};
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
@@ -26,6 +27,8 @@ pub(crate) const CONTAINER: &str = "container";
 const META: &str = "meta";
 /// Removals that wait behind an exit.
 const REMOVALS: usize = 4096;
+/// What was running is taken up in this time, or while requests are answered.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// What the daemon gives the house.
 pub struct Parts {
@@ -64,6 +67,14 @@ pub(crate) struct Inner {
     pub stop: Mutex<Option<oneshot::Sender<()>>>,
 }
 
+fn endpoint_path(exec_root: &std::path::Path, id: &str) -> PathBuf {
+    exec_root.join("endpoints").join(id)
+}
+
+fn noted_endpoint(exec_root: &std::path::Path, id: &str) -> Option<Endpoint> {
+    serde_json::from_slice(&std::fs::read(endpoint_path(exec_root, id)).ok()?).ok()
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -84,6 +95,7 @@ impl Engine {
 
     async fn adopt(&self, records: Vec<Record>) -> Result<()> {
         let inner = &self.inner;
+        let mut settling = Vec::new();
         let known: HashSet<String> = records.iter().map(|r| r.key().to_owned()).collect();
         for record in records {
             inner.registry.reserve(&record.name, &record.id)?;
@@ -99,8 +111,17 @@ impl Engine {
                     Found::Nothing
                 }
             };
-            inner.registry.insert(Driver::spawn(inner, record, found));
+            let (settled, settles) = oneshot::channel();
+            settling.push(settles);
+            inner.registry.insert(Driver::spawn(inner, record, found, Some(settled)));
         }
+        // The first answers are about what is; but one that does not settle delays nobody.
+        let all = async {
+            for settles in settling {
+                let _ = settles.await;
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE, all).await;
         let inner = Arc::clone(inner);
         let sweep = tokio::task::spawn_blocking(move || inner.sweep(&known));
         sweep.await.map_err(lost)
@@ -135,7 +156,12 @@ impl Inner {
         let mut records = Vec::new();
         for (key, body) in documents {
             match serde_json::from_slice::<Record>(&body) {
-                Ok(record) => records.push(record),
+                Ok(mut record) => {
+                    if let Some(endpoint) = noted_endpoint(&settings.exec_root, record.key()) {
+                        record.network.endpoint = Some(endpoint);
+                    }
+                    records.push(record);
+                }
                 Err(error) => tracing::error!(container = key, %error, "an unreadable record"),
             }
         }
@@ -208,6 +234,23 @@ impl Inner {
 
     fn files_directory_of(&self, id: &str) -> PathBuf {
         self.settings.exec_root.join("files").join(id)
+    }
+
+    /// What a container got, known to any daemon that finds it: its record is written later.
+    pub fn note_endpoint(&self, id: &ContainerId, endpoint: &Endpoint) -> Result<()> {
+        let error = || failed("note the container's endpoint");
+        let text = serde_json::to_vec(endpoint).map_err(failed("note the container's endpoint"))?;
+        let path = endpoint_path(&self.settings.exec_root, id.as_str());
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(error())?;
+        }
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text).map_err(error())?;
+        std::fs::rename(&fresh, &path).map_err(error())
+    }
+
+    pub fn forget_endpoint(&self, id: &ContainerId) {
+        let _ = std::fs::remove_file(endpoint_path(&self.settings.exec_root, id.as_str()));
     }
 
     pub fn put_record(&self, record: &Record) -> Result<Op> {

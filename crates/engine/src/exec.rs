@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use hoy_runtime::{ExecPlan, FailureReason};
 use hoy_shim::message::{AttachRequest, ExecRequest, Failure};
@@ -18,6 +19,8 @@ use crate::{detach, plan};
 
 /// Sessions that are remembered; finished ones make room.
 const KEPT: usize = 4096;
+/// How long an inspect may wait to hear what was said already.
+const HEAR: Duration = Duration::from_secs(1);
 
 /// What is known of a session.
 #[derive(Clone, Debug)]
@@ -139,7 +142,12 @@ impl Engine {
         handle.ask(|done| Command::Resize { exec, rows, columns, done }).await
     }
 
-    pub fn exec_inspect(&self, id: &str) -> Result<wire::ExecInspect> {
+    pub async fn exec_inspect(&self, id: &str) -> Result<wire::ExecInspect> {
+        let of = execs(&self.inner).get(id).filter(|s| s.running).map(|s| s.container.clone());
+        if let Some(handle) = of.and_then(|of| self.find(of.as_str()).ok()) {
+            // Whoever has seen the end of the stream asks for the code: it was told before.
+            let _ = tokio::time::timeout(HEAR, handle.ask(Command::Hear)).await;
+        }
         let all = execs(&self.inner);
         let state =
             all.get(id).ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;

@@ -272,6 +272,16 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Whether a client has still something to hear.
+    pub fn serves_clients(&self) -> bool {
+        self.clients.iter().any(|client| client.left.is_none())
+    }
+
+    /// Closes the connections of clients that have left or were served. The end of a stream is
+    /// seen at once: whatever follows from it must have been said before.
+    pub fn close_clients(&mut self) {
         for client in self.clients.extract_if(.., |client| client.left.is_some()) {
             client.close();
         }

@@ -266,6 +266,9 @@ impl Shim {
         {
             self.container_ended(exit);
         }
+        if let Some(session) = &mut self.session {
+            session.close_clients();
+        }
         let idle = self.session.as_ref().is_none_or(|session| !session.has_clients());
         if idle || self.released {
             self.clean_up();
@@ -277,22 +280,26 @@ impl Shim {
         for exec in self.execs.iter_mut() {
             let State::Live(session) = &mut exec.state else { continue };
             session.tidy(&mut Vec::new());
-            if let Some(exit) = session.finished()
-                && !session.has_clients()
-            {
-                exec.state = State::Ended { code: exit.code, told: false };
-                ended.push(Event::ExecExited { id: exec.id.clone(), code: exit.code });
+            match session.finished() {
+                // The daemon hears the code before the client sees the end of the stream.
+                Some(exit) if !session.serves_clients() => {
+                    let state = State::Ended { code: exit.code, told: false };
+                    let State::Live(session) = std::mem::replace(&mut exec.state, state) else {
+                        continue;
+                    };
+                    ended.push((exec.id.clone(), exit.code, session));
+                }
+                _ => session.close_clients(),
             }
         }
         if ended.is_empty() {
             return;
         }
-        for event in ended {
-            let Event::ExecExited { id, .. } = &event else { continue };
-            let id = id.clone();
-            if self.tell(event) {
+        for (id, code, mut session) in ended {
+            if self.tell(Event::ExecExited { id: id.clone(), code }) {
                 self.execs.told(&id);
             }
+            session.close_clients();
         }
         self.execs.prune();
     }

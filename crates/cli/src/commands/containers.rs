@@ -94,6 +94,9 @@ fn session(app: &App<'_>, about: &Value, wants_stdin: bool, start: bool) -> Resu
         app.client.post(format!("{object}/start")).send()?;
     }
     session.take_terminal()?;
+    if !start {
+        session.ask_to_redraw();
+    }
     session.send_first_size();
     match session.pump(attached)? {
         End::Detached if start => Ok(0),
