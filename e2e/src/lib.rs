@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: a daemon with the usual images.
 
-use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, wait_until};
+use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, busybox_rootfs, wait_until};
 
 /// A daemon that has `busybox`.
 pub fn daemon() -> Daemon {
@@ -42,4 +42,24 @@ pub fn field(daemon: &Daemon, name: &str, template: &str) -> String {
 pub fn pid(daemon: &Daemon, name: &str) -> u32 {
     let text = field(daemon, name, "{{.State.Pid}}");
     text.parse().unwrap_or_else(|_| panic!("{text:?} is no pid"))
+}
+
+/// An image of busybox's root file system after a shell script has changed it.
+pub fn import(daemon: &Daemon, name: &str, script: &str, changes: &[&str]) {
+    let directory = daemon.path(&format!("rootfs-{name}"));
+    let tar = daemon.path(&format!("{name}.tar"));
+    let line = format!(
+        "mkdir {0}; tar -C {0} -xf {1}; cd {0}; {script}\n tar --numeric-owner --xattrs -C {0} -cf {2} .",
+        directory.display(),
+        busybox_rootfs().display(),
+        tar.display()
+    );
+    Run::new("sh").args(["-ec", &line]).run().ok();
+    let mut args = vec!["import"];
+    for change in changes {
+        args.extend(["-c", change]);
+    }
+    let tar = tar.display().to_string();
+    args.extend([tar.as_str(), name]);
+    daemon.docker(&args).run().ok();
 }

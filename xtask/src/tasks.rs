@@ -20,6 +20,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("procps", "/usr/bin/ps"),
     ("tmux", "/usr/bin/tmux"),
     ("util-linux", "/usr/bin/nsenter"),
+    ("zstd", "/usr/bin/zstd"),
 ];
 
 pub fn say(text: &str) {

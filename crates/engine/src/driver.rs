@@ -178,7 +178,7 @@ impl Driver {
             record,
             exits: self.exits,
             starts: self.starts,
-            removed: self.record.state.phase == Phase::Removing && self.link.is_none(),
+            removed: false,
         });
     }
 

@@ -243,6 +243,7 @@ fn user_mount(
                 root.make_file(&mount.target)
             };
             let target = target.map_err(|error| target_error(&mount.target, &error))?;
+            refuse_inside_proc(target.as_fd(), &mount.target)?;
             attach(tree.as_fd(), target.as_fd(), &mount.target).map_err(|error| {
                 let wrong_kind = error.message.contains("ot a directory");
                 if wrong_kind { target_kind(&mount.target) } else { error }
@@ -264,12 +265,41 @@ fn user_mount(
             let target = root
                 .make_directories(&mount.target, 0o755)
                 .map_err(|error| target_error(&mount.target, &error))?;
+            refuse_inside_proc(target.as_fd(), &mount.target)?;
             attach(tree.as_fd(), target.as_fd(), &mount.target)
         }
         (Source::Tmpfs, MountSource::Bind { .. }) => {
             Err(StartError::invalid("a mount and its source do not match"))
         }
     }
+}
+
+/// Files below /proc that may be covered: they only tell, and file systems of limits stand in for
+/// them.
+const COVERABLE: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// What the target really is decides, whatever links its path goes through: a mount over /proc
+/// would fake what labels and limits are written to.
+fn refuse_inside_proc(target: BorrowedFd<'_>, path: &str) -> Result<(), StartError> {
+    let found = rustix::fs::fstatfs(target)
+        .map_err(|errno| StartError::system("look at a mount's target", errno))?;
+    if found.f_type == rustix::fs::PROC_SUPER_MAGIC && !COVERABLE.contains(&path) {
+        return Err(StartError::invalid(format!(
+            "error mounting to rootfs at \"{path}\": it cannot be mounted because it is inside /proc"
+        )));
+    }
+    Ok(())
 }
 
 fn target_error(target: &str, error: &RootError) -> StartError {
