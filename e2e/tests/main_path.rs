@@ -215,6 +215,23 @@ fn ports_from_everywhere() {
         ]),
         "served"
     );
+    // To the outside by translation: out there nobody knows a way back to the bridge's addresses.
+    let pages = daemon.path("pages");
+    std::fs::create_dir(&pages).unwrap();
+    std::fs::write(pages.join("page"), "from outside\n").unwrap();
+    let mut server = outside
+        .run("busybox")
+        .args(["httpd", "-f", "-p", "9000", "-h", &pages.display().to_string()])
+        .spawn();
+    wait_until("the outside serves", || {
+        get(inside, "http://10.77.0.2:9000/page") == "from outside\n"
+    });
+    assert_eq!(
+        run(&["run", "--rm", "busybox", "wget", "-qO-", "http://10.77.0.2:9000/page"]),
+        "from outside"
+    );
+    server.kill().unwrap();
+    server.wait().unwrap();
     // A port in use is refused, and the container is not left behind half started.
     let second = daemon.docker(&["run", "--rm", "-p", "8080:80", "busybox", "true"]).run();
     second.fails_with(125);

@@ -10,6 +10,7 @@ mod export;
 mod fixup;
 mod import;
 mod load;
+mod sparse;
 mod unpack;
 pub mod worker;
 

@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
 
+use crate::sparse::Sparse;
+
 /// More entries than any honest layer has.
 const MAX_ENTRIES: u64 = 5_000_000;
 /// The longest path that the kernel takes.
@@ -120,6 +122,7 @@ struct Meta {
     mode: u32,
     times: Timestamps,
     xattrs: Vec<(String, Vec<u8>)>,
+    sparse: Option<Sparse>,
 }
 
 fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
@@ -129,6 +132,7 @@ fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
     let mut seconds = i64::try_from(header.mtime()?).unwrap_or(0);
     let mut nanos = 0;
     let mut xattrs = Vec::new();
+    let mut sparse: Option<Sparse> = None;
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
             let extension = extension?;
@@ -149,13 +153,11 @@ fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
                         fraction.chars().chain("000000000".chars()).take(9).collect();
                     nanos = digits.parse().unwrap_or(0);
                 }
-                key if key.starts_with("GNU.sparse.") => {
-                    return Err(invalid(
-                        "sparse files in PAX format are not available yet: use GNU's format".into(),
-                    ));
-                }
                 key => {
-                    if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                    if let Some(key) = key.strip_prefix("GNU.sparse.") {
+                        let sparse = sparse.get_or_insert_with(Sparse::default);
+                        sparse.take(key, extension.value_bytes())?;
+                    } else if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                         xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
                     }
                 }
@@ -170,7 +172,7 @@ fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
     };
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
     let times = Timestamps { last_access: time, last_modification: time };
-    Ok(Meta { uid: id(uid)?, gid: id(gid)?, mode, times, xattrs })
+    Ok(Meta { uid: id(uid)?, gid: id(gid)?, mode, times, xattrs, sparse })
 }
 
 impl Target<'_> {
@@ -215,8 +217,12 @@ impl Target<'_> {
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
-        let path = normal(&entry.path_bytes())?;
         let meta = meta(&mut entry)?;
+        let own_name = meta.sparse.as_ref().and_then(|sparse| sparse.name.as_deref());
+        let path = match own_name {
+            Some(name) => normal(name)?,
+            None => normal(&entry.path_bytes())?,
+        };
         if path.is_empty() {
             if kind == EntryType::Directory {
                 let root = self.resolve("", OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -312,7 +318,10 @@ impl Target<'_> {
         let fd =
             rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?;
         let mut file = File::from(fd);
-        self.size += copy_sparse(entry, &mut file)?;
+        self.size += match &meta.sparse {
+            Some(sparse) => sparse.write(entry, &mut file)?,
+            None => copy_sparse(entry, &mut file)?,
+        };
         let fd = OwnedFd::from(file);
         apply_meta(&fd, meta)?;
         Ok(rustix::fs::futimens(&fd, &meta.times)?)
