@@ -55,8 +55,11 @@ impl Fuse {
 
     /// Ends the server: the kernel answers in its stead that it is gone.
     fn end(&mut self) {
+        // First out of the tree, while the server still answers for its root.
+        if self.device.is_some() {
+            rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
         self.device = None;
-        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
     }
 }
 

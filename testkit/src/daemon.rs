@@ -47,9 +47,16 @@ impl Daemon {
 
     /// With more arguments for `hoyd`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        let mut daemon = Self::prepare(arguments);
+        daemon.launch();
+        daemon
+    }
+
+    /// Its place and namespaces; not running yet.
+    pub fn prepare(arguments: &[&str]) -> Self {
         crate::require_root();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut daemon = Self {
+        Self {
             child: None,
             root: tempfile::Builder::new()
                 .prefix("hoy-test-")
@@ -58,9 +65,7 @@ impl Daemon {
             netns: NetNs::new(),
             cgroup: format!("hoytest-{}-{number}", std::process::id()),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
-        };
-        daemon.launch();
-        daemon
+        }
     }
 
     /// Starts `hoyd` (again) and waits until it answers.

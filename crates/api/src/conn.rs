@@ -24,8 +24,10 @@ const HEAD: Duration = Duration::from_secs(30);
 const PROGRESS: Duration = Duration::from_secs(300);
 /// JSON bodies.
 const MAX_JSON: usize = 4 << 20;
-/// Unread bodies up to this are read so that the connection can go on.
-const MAX_DRAIN: u64 = 1 << 20;
+/// A body that nobody wants is read all the same, up to here and for so long: a client that still
+/// writes when the connection closes sees a broken pipe and not the answer.
+const MAX_DRAIN: u64 = 8 << 30;
+const DRAIN: Duration = Duration::from_secs(20);
 
 pub(crate) enum Socket {
     Unix(UnixStream),
@@ -246,6 +248,12 @@ impl Conn {
     /// What is left of a body is read, so that it is not taken for the next request; a long one
     /// ends the connection instead.
     async fn settle(&mut self) {
+        if timeout(DRAIN, self.drain()).await.is_err() {
+            self.keep_alive = false;
+        }
+    }
+
+    async fn drain(&mut self) {
         let mut read = 0;
         while !self.ended {
             match self.piece().await {
