@@ -277,6 +277,19 @@ impl Cgroup {
     }
 }
 
+/// Removes a parent of containers where nothing is left in it.
+pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
+    let parent = parent.trim_matches('/');
+    if parent.is_empty() || parent.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(CgroupError::Name(parent.to_owned()));
+    }
+    for hierarchy in Hierarchies::of_this_machine()?.used() {
+        // One that holds something is refused by the kernel: and so it stays.
+        let _ = std::fs::remove_dir(hierarchy.root.join(parent));
+    }
+    Ok(())
+}
+
 fn path_of(plan: &CgroupPlan) -> Result<String, CgroupError> {
     let path = format!("{}/{}", plan.parent.trim_matches('/'), plan.name);
     let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');

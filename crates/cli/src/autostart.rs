@@ -60,8 +60,21 @@ fn wanted() -> bool {
 fn on_the_machine_itself() -> bool {
     ["mnt", "net"].iter().all(|kind| {
         let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
-        of("self").is_some() && of("self") == of("1")
+        match (of("self"), of("1")) {
+            (Some(own), Some(first)) => own == first,
+            // A first process that not even root may look at: the kernel's own numbers tell.
+            (Some(own), None) => is_initial(&own.to_string_lossy()),
+            _ => false,
+        }
     })
+}
+
+/// Whether `net:[4026531833]` is a namespace that the kernel began with: newer kernels number
+/// those below all that they make later.
+fn is_initial(link: &str) -> bool {
+    const FIRST_MADE: u64 = 0xF000_0000;
+    let number = link.split(['[', ']']).nth(1).and_then(|text| text.parse::<u64>().ok());
+    number.is_some_and(|number| number < FIRST_MADE)
 }
 
 fn beside() -> Option<PathBuf> {
@@ -136,4 +149,16 @@ pub fn become_daemon(program: &std::ffi::OsStr) -> io::Error {
     }
     leave_cgroups();
     Command::new(program).exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_of_the_beginning() {
+        assert!(is_initial("net:[4026531833]"));
+        assert!(!is_initial("net:[4026532741]"));
+        assert!(!is_initial("net"));
+    }
 }

@@ -386,6 +386,7 @@ impl Inner {
     /// Takes bridge, table and forwarding back.
     pub fn clean_network(&self) -> Result<()> {
         self.network.clean().map_err(failed("take the network back"))?;
+        let _ = hoy_cgroup::remove_parent(&self.settings.cgroup_parent);
         self.store
             .write(vec![Op::Delete { kind: META, key: "forwarding".into() }], Durability::Written)
             .map_err(failed("write to the database"))

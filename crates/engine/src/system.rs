@@ -193,7 +193,8 @@ impl Engine {
             let running = running.iter().find(|handle| handle.record().state.phase.is_alive());
             if let Some(handle) = running {
                 return Err(Error::conflict(format!(
-                    "container {} is running: stop all containers before the network is taken back",
+                    "container {} is running: end all containers before the network is taken back \
+                     (`hoy stop $(hoy ps -q)`)",
                     handle.record().name
                 )));
             }
