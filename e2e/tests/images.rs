@@ -282,6 +282,28 @@ fn layers_over_different_parents() {
 }
 
 #[test]
+fn import_from_a_url() {
+    let daemon = daemon();
+    let directory = work(&daemon, "served");
+    std::fs::copy(hoy_testkit::alpine_rootfs(), directory.join("alpine.tar.gz")).unwrap();
+    let serve = ["httpd", "-f", "-p", "127.0.0.1:7000", "-h", &directory.display().to_string()];
+    let mut server = daemon.netns().run("busybox").args(serve).spawn();
+    let get = |url: &str, name: &str| daemon.docker(&["import", url, name]).run();
+    hoy_testkit::wait_until("it is served", || {
+        get("http://127.0.0.1:7000/alpine.tar.gz", "fetched").code == Some(0)
+    });
+    let text = daemon.hoy(&["run", "--rm", "fetched", "cat", "/etc/os-release"]).run();
+    assert!(text.ok().contains("Alpine Linux"));
+    let gone = get("http://127.0.0.1:7000/gone.tar.gz", "gone");
+    gone.fails_with(1);
+    assert!(gone.stderr.contains("404"), "{gone:?}");
+    assert_ne!(get("http://127.0.0.1:7001/x", "gone").code, Some(0));
+    assert_eq!(daemon.docker(&["images", "-q", "gone"]).run().ok(), "");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
 fn images_in_use_stay() {
     let daemon = daemon();
     daemon.docker(&["tag", "busybox", "again:1"]).run().ok();

@@ -117,7 +117,24 @@ async fn create(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
             conn.finish().await
         }
         (_, Some(source)) if !source.is_empty() => {
-            Err(ApiError::new(501, "importing from a URL is not available yet"))
+            let url = match source.contains("://") {
+                true => source.to_owned(),
+                false => format!("http://{source}"),
+            };
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(ApiError::bad(format!("{url}: only http and https are fetched")));
+            }
+            let (repo, tag) = (query.text("repo"), query.text("tag"));
+            let (changes, message) = (query.all("changes"), query.text("message"));
+            conn.begin(200, "application/json").await?;
+            conn.chunk(&line(&json!({ "status": format!("Downloading from {url}") }))).await?;
+            match engine.image_import_url(&url, &repo, &tag, changes, message).await {
+                Ok(id) => {
+                    conn.chunk(&line(&json!({ "status": id }))).await?;
+                    conn.finish().await
+                }
+                Err(error) => stream_error(conn, &error.into()).await,
+            }
         }
         _ => Err(ApiError::bad("neither fromImage nor fromSrc was given")),
     }

@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 use crate::engine::Engine;
 use crate::error::{Error, Result, lost};
 
+/// Pieces of a download that may wait to be unpacked.
+const FETCHED_AHEAD: usize = 8;
+
 fn image_error(error: ImageError) -> Error {
     Error::new(error.kind(), error.to_string()).with_source(error)
 }
@@ -301,6 +304,23 @@ impl Engine {
         let id = imported.await.map_err(lost)?.map_err(image_error)?;
         self.image_event("import", id, &id.to_string());
         Ok(id.to_string())
+    }
+
+    /// As [`Self::image_import`], from a URL that the daemon fetches.
+    pub async fn image_import_url(
+        &self,
+        url: &str,
+        repo: &str,
+        tag: &str,
+        changes: Vec<String>,
+        message: String,
+    ) -> Result<String> {
+        let (sender, receiver) = mpsc::channel(FETCHED_AHEAD);
+        let body = BodyReader::new(receiver);
+        let import = self.image_import(body, repo, tag, changes, message);
+        let (fetched, imported) = tokio::join!(hoy_images::fetch(url, sender), import);
+        fetched.map_err(image_error)?;
+        imported
     }
 
     /// An archive of images, piece by piece; what is missing is an error before the first.

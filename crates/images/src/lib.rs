@@ -7,6 +7,7 @@ mod archive;
 mod changes;
 mod compression;
 mod export;
+mod fetch;
 mod fixup;
 mod import;
 mod load;
@@ -23,6 +24,7 @@ use hoy_store::{Durability, Lease, Op, Store};
 use hoy_types::{Digest, ErrorKind, Reference, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use fetch::fetch;
 pub use worker::Worker;
 
 /// What went wrong.
