@@ -1,7 +1,6 @@
 //! Streams between clients and containers: attach and logs.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use bytes::Bytes;
 use hoy_logs::{Follower, Query, Record as LogRecord, Stream, Tail};
@@ -70,8 +69,8 @@ impl LogStream {
 
 /// Pieces that may wait for a slow reader of logs.
 const AHEAD: usize = 16;
-/// How often a followed log is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// A followed log is woken up for by its growth; this often its container's end is looked for.
+const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A piece is sent once it has this size.
 const PIECE: usize = 32 * 1024;
 
@@ -130,6 +129,8 @@ fn read_logs(
     };
     let tail = options.tail.map_or(Tail::All, Tail::Last);
     let mut follower = Follower::open(path, query, tail)?;
+    // Made before the log is read to its end, it misses nothing.
+    let watch = if options.follow { Some(follower.watch()?) } else { None };
     loop {
         // Asked before reading: what was written before the end is then read.
         let over = !options.follow || {
@@ -160,7 +161,13 @@ fn read_logs(
         if options.until.is_some_and(|until| until < crate::engine::now()) {
             return Ok(());
         }
-        std::thread::sleep(LOOK);
+        if let Some(watch) = &watch {
+            use rustix::event::{PollFd, PollFlags, poll};
+            let mut fds = [PollFd::new(watch, PollFlags::IN)];
+            if poll(&mut fds, Some(&LOOK)).is_ok_and(|ready| ready > 0) {
+                watch.clear()?;
+            }
+        }
     }
 }
 
