@@ -3,10 +3,12 @@
 //! `docker-init -- COMMAND ARGS`: starts the command, hands every signal on to it, collects
 //! whatever ends, and ends with the command's own code.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
+use hoy_sys::process;
 use rustix::process::{Pid, WaitOptions};
 
 /// HUP to SYS without CHLD and those that nobody can catch; the real-time ones follow.
@@ -25,31 +27,26 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     // Blocked before the child is there: none is lost.
-    let Ok(mut signals) = hoy_sys::process::signal_fd(&forwarded()) else {
+    let Ok(mut signals) = process::signal_fd(&forwarded()) else {
         return ExitCode::from(1);
     };
-    let mut command = Command::new(&program);
-    command.args(args);
-    // A group of its own, so that the terminal's signals reach it once, through the terminal.
-    command.process_group(0);
-    let child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let text = program.to_string_lossy();
-            let _ = writeln!(std::io::stderr(), "[FATAL tini (1)] exec {text} failed: {error}");
-            return ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound {
-                127
-            } else {
-                126
-            });
-        }
-    };
-    let Some(child) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
+    let Ok(child) = process::fork(|| become_command(&program, args)) else {
         return ExitCode::from(1);
     };
-    // The terminal's foreground belongs to the command.
-    let _ = rustix::termios::tcsetpgrp(std::io::stdin(), child);
     supervise(child, &mut signals)
+}
+
+/// In the new process, with all signals still blocked: nothing can stop it half way.
+fn become_command(program: &OsStr, args: impl Iterator<Item = OsString>) -> i32 {
+    // A group of its own, so that the terminal's signals reach it once, through the terminal, whose
+    // foreground it has before it can read from it.
+    let _ = rustix::process::setpgid(None, None);
+    let _ = rustix::termios::tcsetpgrp(std::io::stdin(), rustix::process::getpid());
+    process::reset_signals();
+    let error = Command::new(program).args(args).exec();
+    let text = program.to_string_lossy();
+    let _ = writeln!(std::io::stderr(), "[FATAL tini (1)] exec {text} failed: {error}");
+    if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }
 }
 
 fn supervise(child: Pid, signals: &mut std::fs::File) -> ExitCode {
@@ -71,7 +68,7 @@ fn supervise(child: Pid, signals: &mut std::fs::File) -> ExitCode {
             Ok(128) => {
                 let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
                 if number != 17 {
-                    let _ = hoy_sys::process::kill(child, number);
+                    let _ = process::kill(child, number);
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
