@@ -23,6 +23,8 @@ fn runs_and_exit_codes() {
         (&["run", "--rm", "--entrypoint", "echo", "busybox", "x"], 0, "x\n"),
         (&["run", "--rm", "-u", "33:44", "busybox", "sh", "-c", "id -u; id -g"], 0, "33\n44\n"),
         (&["run", "--rm", "--init", "busybox", "sh", "-c", "exit 5"], 5, ""),
+        (&["run", "--rm", "--init", "busybox", "sh", "-c", "kill -TERM $$"], 143, ""),
+        (&["run", "--rm", "--init", "busybox", "nosuch"], 127, ""),
         (&["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"], 0, "lo\n"),
         (&["run", "--rm", "--read-only", "busybox", "touch", "/x"], 1, ""),
     ] {
@@ -145,6 +147,186 @@ fn names_in_use_and_missing_things() {
         assert!(output.stderr.contains(says), "{args:?}: {}", output.stderr);
     }
     assert_eq!(daemon.docker(&["ps", "-aq"]).run().ok().lines().count(), 1);
+}
+
+/// Process 1 of `--init` hands signals on to a command that takes them as any fresh one would.
+#[test]
+fn init_hands_signals_on() {
+    let daemon = daemon();
+    let run = |args: &[&str]| daemon.docker(args).run().ok().trim().to_owned();
+    run(&["run", "-d", "--init", "--name", "plain", "busybox", "sleep", "1000"]);
+    run(&["kill", "-s", "TERM", "plain"]);
+    assert_eq!(run(&["wait", "plain"]), "143");
+    let trap = "trap 'exit 44' USR1; echo ready; while :; do sleep 0.1; done";
+    run(&["run", "-d", "--init", "--name", "trap", "busybox", "sh", "-c", trap]);
+    wait_until("the trap is set", || run(&["logs", "trap"]) == "ready");
+    run(&["kill", "-s", "USR1", "trap"]);
+    assert_eq!(run(&["wait", "trap"]), "44");
+    // What nobody waits for is collected: no process remains without life.
+    let orphans = "sh -c 'sleep 0.05 & sleep 0.06 &'; sleep 0.3; ps -o stat | grep -c Z";
+    daemon.docker(&["run", "--rm", "--init", "busybox", "sh", "-c", orphans]).run().fails_with(1);
+}
+
+#[test]
+fn other_networks_names() {
+    let daemon = daemon();
+    let run = |args: &[&str]| daemon.docker(args).run().ok().trim().to_owned();
+    run(&["run", "-d", "--name", "owner", "-h", "ship", "busybox", "sleep", "1000"]);
+    run(&[
+        "run",
+        "-d",
+        "--name",
+        "guest",
+        "--network",
+        "container:owner",
+        "busybox",
+        "sleep",
+        "99",
+    ]);
+    // Who shares a network has its names and addresses, also over a second step.
+    let look = "hostname; echo $HOSTNAME; cat /etc/hosts /etc/resolv.conf; ip -o addr";
+    let inside = |name: &str| run(&["exec", name, "sh", "-c", look]);
+    assert!(inside("owner").starts_with("ship\nship\n"));
+    assert_eq!(inside("guest"), inside("owner"));
+    assert_eq!(
+        run(&["run", "--rm", "--network", "container:guest", "busybox", "sh", "-c", look]),
+        inside("owner")
+    );
+    for (option, value) in
+        [("-h", "own"), ("-p", "80:80"), ("--dns", "1.1.1.1"), ("--add-host", "a:1.1.1.1")]
+    {
+        let args = ["run", "--network", "container:owner", option, value, "busybox", "true"];
+        let output = daemon.docker(&args).run();
+        output.fails_with(125);
+        assert!(output.stderr.contains("conflicting options"), "{}", output.stderr);
+    }
+    run(&["stop", "-t", "0", "owner"]);
+    let output = daemon.docker(&["run", "--network", "container:owner", "busybox", "true"]).run();
+    output.fails_with(125);
+    assert!(output.stderr.contains("non running container"), "{}", output.stderr);
+    // The machine's network is the daemon's: here a namespace of its own, seen from both sides.
+    daemon.netns().sh("ip link add marker type veth peer name other");
+    let links = ["run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"];
+    assert!(run(&links).contains("marker"));
+    assert!(!run(&["run", "--rm", "busybox", "ls", "/sys/class/net"]).contains("marker"));
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let hostname = ["run", "--rm", "--network", "host", "busybox", "sh", "-c", "echo $HOSTNAME"];
+    assert_eq!(run(&hostname), name.trim());
+}
+
+#[test]
+fn a_further_process() {
+    let daemon = daemon();
+    daemon
+        .docker(&["run", "-d", "--name", "box", "-e", "A=1", "-w", "/w", "busybox", "sleep", "99"])
+        .run()
+        .ok();
+    for (args, code, out) in [
+        (&["exec", "box", "sh", "-c", "pwd; echo $A"][..], 0, "/w\n1\n"),
+        (&["exec", "-w", "/etc", "-e", "A=2", "box", "sh", "-c", "pwd; echo $A"], 0, "/etc\n2\n"),
+        (&["exec", "-u", "12:34", "box", "sh", "-c", "id -u; id -g"], 0, "12\n34\n"),
+        (&["exec", "box", "sh", "-c", "kill -9 $$"], 137, ""),
+        (&["exec", "box", "cat"], 0, ""),
+    ] {
+        for run in both(&daemon, args) {
+            let output = run.run();
+            assert_eq!((output.code, output.stdout.as_str()), (Some(code), out), "{args:?}");
+        }
+    }
+    for (args, code, says) in [
+        (
+            &["exec", "box", "nosuch"][..],
+            127,
+            "exec: \"nosuch\": executable file not found in $PATH",
+        ),
+        (&["exec", "box", "/etc/passwd"], 126, "permission denied"),
+        (&["exec", "-w", "/nosuch", "box", "pwd"], 127, "no such file or directory"),
+        (&["exec", "-w", "/etc/passwd", "box", "pwd"], 126, "not a directory"),
+        (&["exec", "-u", "nosuch", "box", "id"], 126, "unable to find user nosuch"),
+        (&["exec", "gone", "id"], 1, "No such container: gone"),
+    ] {
+        for run in both(&daemon, args) {
+            let output = run.run();
+            assert_eq!(output.code, Some(code), "{args:?}: {output:?}");
+            let text = output.stdout + &output.stderr;
+            assert!(text.contains(says), "{args:?}: {text}");
+        }
+    }
+    // A directory that was asked for is not made, and what failed is no child of anybody.
+    daemon.docker(&["exec", "box", "ls", "-d", "/nosuch"]).run().fails_with(1);
+    let fed = daemon.docker(&["exec", "-i", "box", "cat"]).input("through").run();
+    assert_eq!(fed.ok(), "through");
+    daemon.hoy(&["exec", "-d", "box", "sh", "-c", "echo done >/detached"]).run().ok();
+    wait_until("it ran on its own", || {
+        daemon.docker(&["exec", "box", "cat", "/detached"]).run().stdout == "done\n"
+    });
+    daemon.docker(&["stop", "-t", "0", "box"]).run().ok();
+    let output = daemon.docker(&["exec", "box", "true"]).run();
+    output.fails_with(1);
+    assert!(output.stderr.contains("is not running"), "{}", output.stderr);
+}
+
+#[test]
+fn what_the_daemon_says_of_itself() {
+    let daemon = daemon();
+    let docker = |args: &[&str]| daemon.docker(args).run().ok().trim().to_owned();
+    assert_eq!(
+        docker(&["version", "-f", "{{.Server.Version}} {{.Server.APIVersion}}"]),
+        "28.2.2 1.50"
+    );
+    let parts = docker(&["version", "-f", "{{range .Server.Components}}{{.Name}} {{end}}"]);
+    assert!(parts.split(' ').any(|part| part == "hoy"), "{parts}");
+    docker(&["create", "busybox"]);
+    let counted = "{{.Containers}} {{.ContainersRunning}} {{.Images}} {{.Driver}}";
+    assert_eq!(docker(&["info", "-f", counted]), "1 0 1 overlay2");
+    assert_eq!(
+        docker(&["info", "-f", "{{.DockerRootDir}}"]),
+        daemon.path("data").display().to_string()
+    );
+    for args in [
+        &["version", "-f", "{{json .Server}}"][..],
+        &["info", "-f", "{{.Name}} {{.NCPU}} {{.MemTotal}} {{.KernelVersion}}"],
+        &["images", "--format", "{{json .}}"],
+        &["image", "inspect", "busybox"],
+        &["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Command}} {{.Names}}"],
+    ] {
+        assert_eq!(daemon.hoy(args).run().ok().trim(), docker(args), "{args:?}");
+    }
+}
+
+/// What is not there yet is refused by its name, and leaves nothing.
+#[test]
+fn not_available_yet() {
+    let daemon = daemon();
+    daemon.docker(&["create", "--name", "box", "busybox", "true"]).run().ok();
+    let images = daemon.docker(&["images"]).run().ok().to_owned();
+    for args in [
+        &["run", "--rm", "-v", "named:/x", "busybox", "true"][..],
+        &["run", "--rm", "--gpus", "all", "busybox", "true"],
+        &["run", "--rm", "--device", "/dev/fuse", "busybox", "true"],
+        &["run", "--rm", "--health-cmd", "true", "busybox", "true"],
+        &["run", "--rm", "--cpuset-cpus", "0", "busybox", "true"],
+        &["run", "--rm", "--log-driver", "syslog", "busybox", "true"],
+        &["run", "--rm", "--network", "mine", "busybox", "true"],
+        &["commit", "box", "x"],
+        &["diff", "box"],
+        &["cp", "box:/etc/passwd", "-"],
+        &["stats", "--no-stream", "box"],
+        &["update", "-m", "1g", "box"],
+        &["network", "create", "n"],
+        &["volume", "create", "v"],
+        &["pull", "busybox"],
+    ] {
+        let output = daemon.docker(args).run();
+        assert!(output.code > Some(0), "{args:?}: {output:?}");
+        let text = output.stderr.to_lowercase();
+        assert!(
+            text.contains("not available yet") || text.contains("not found"),
+            "{args:?}: {text}"
+        );
+    }
+    assert_eq!(daemon.docker(&["ps", "-aq"]).run().ok().lines().count(), 1);
+    assert_eq!(daemon.docker(&["images"]).run().ok(), images);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use hoy_wire as wire;
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::{Command, Driver, Found};
-use crate::engine::{Engine, Inner, new_id, now, random};
+use crate::engine::{Engine, Inner, host_name, hostname, new_id, now, random};
 use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
@@ -207,8 +207,10 @@ impl Engine {
     pub async fn remove(&self, id: &str, force: bool) -> Result<()> {
         let handle = self.find(id)?;
         let remove = tokio::spawn(async move {
-            let phase = handle.record().state.phase;
-            let admitted = phase.admits(Wish::Remove { force }, handle.id.as_str());
+            let record = handle.record();
+            let phase = record.state.phase;
+            // Docker names it as it is stored: with the slash.
+            let admitted = phase.admits(Wish::Remove { force }, &format!("/{}", record.name));
             admitted.map_err(|(kind, message)| Error::new(kind, message))?;
             if force && phase.is_alive() {
                 kill_for_good(&handle).await?;
@@ -400,6 +402,12 @@ impl Inner {
                 None => NetworkMode::Bridge,
             },
         };
+        if let NetworkMode::Container(other) = &mode {
+            let other = self.registry.find(other.as_str())?.record();
+            spec::names_of_the_network(&config, &host)?;
+            config.hostname = hostname(&other);
+            config.domainname.clone_from(&other.config.domainname);
+        }
         let published =
             host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|p| !p.is_empty());
         if let (NetworkMode::Container(_), true) = (&mode, published) {
@@ -427,8 +435,11 @@ impl Inner {
             }
             None => self.friendly_name(&id)?,
         };
-        if config.hostname.is_empty() && mode != NetworkMode::Host {
-            config.hostname = id.short().to_owned();
+        if config.hostname.is_empty() {
+            config.hostname = match mode {
+                NetworkMode::Host => host_name(),
+                _ => id.short().to_owned(),
+            };
         }
         config.labels.get_or_insert_default();
         let record = Record {

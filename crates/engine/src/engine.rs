@@ -232,6 +232,18 @@ impl Inner {
         self.files_directory_of(id.as_str())
     }
 
+    /// Where the hosts, hostname and resolv.conf of a container's network lie: they belong to
+    /// whoever has the network.
+    pub fn files_of_the_network(&self, record: &Record) -> PathBuf {
+        match &record.network.mode {
+            NetworkMode::Container(other) => match self.registry.find(other.as_str()) {
+                Ok(other) => self.files_of_the_network(&other.record()),
+                Err(_) => self.files_directory(other),
+            },
+            _ => self.files_directory(&record.id),
+        }
+    }
+
     fn files_directory_of(&self, id: &str) -> PathBuf {
         self.settings.exec_root.join("files").join(id)
     }
@@ -395,8 +407,11 @@ impl Inner {
     /// Writes the container's files and makes its plan. The ticket keeps its layers.
     pub fn container_plan(&self, record: &Record) -> Result<(ContainerPlan, RootfsTicket)> {
         let ticket = self.images.layers(record.layers.clone()).map_err(failed("open the image"))?;
-        let files = self.files_directory(&record.id);
-        let hostname = self.write_files(record, &files)?;
+        let hostname = hostname(record);
+        let files = self.files_of_the_network(record);
+        if !matches!(record.network.mode, NetworkMode::Container(_)) {
+            self.write_files(record, &hostname, &files)?;
+        }
         for mount in &record.mounts {
             if let BindKind::Bind { source, create: true, .. } = &mount.kind {
                 std::fs::create_dir_all(source)
@@ -421,22 +436,22 @@ impl Inner {
         Ok((plan::container(record, facts)?, ticket))
     }
 
-    fn write_files(&self, record: &Record, directory: &std::path::Path) -> Result<String> {
+    fn write_files(
+        &self,
+        record: &Record,
+        hostname: &str,
+        directory: &std::path::Path,
+    ) -> Result<()> {
         let doing = "write the container's files";
         std::fs::create_dir_all(directory).map_err(failed(doing))?;
         let host = &record.host;
-        let hostname = match (&record.config.hostname, &record.network.mode) {
-            (name, _) if !name.is_empty() => name.clone(),
-            (_, NetworkMode::Host) => host_name(),
-            _ => record.id.short().to_owned(),
-        };
         let address = record.network.endpoint.as_ref().map(|e| std::net::IpAddr::V4(e.address));
         let gateway = record.network.endpoint.as_ref().map(|e| e.gateway);
         let extra = extra_hosts(host.extra_hosts.as_deref().unwrap_or(&[]), gateway)?;
         let hosts = if record.network.mode == NetworkMode::Host && extra.is_empty() {
             std::fs::read_to_string("/etc/hosts").unwrap_or_default()
         } else {
-            files::hosts(address, &hostname, &record.config.domainname, &extra)
+            files::hosts(address, hostname, &record.config.domainname, &extra)
         };
         let list = |own: &Option<Vec<String>>, default: &[String]| match own {
             Some(own) if !own.is_empty() => own.clone(),
@@ -461,7 +476,17 @@ impl Inner {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
             std::fs::set_permissions(&path, mode).map_err(failed(doing))?;
         }
-        Ok(hostname)
+        Ok(())
+    }
+}
+
+/// What a container calls itself: what it was given, the machine's name beside the machine's
+/// network, else its own number.
+pub(crate) fn hostname(record: &Record) -> String {
+    match (&record.config.hostname, &record.network.mode) {
+        (name, _) if !name.is_empty() => name.clone(),
+        (_, NetworkMode::Host) => host_name(),
+        _ => record.id.short().to_owned(),
     }
 }
 

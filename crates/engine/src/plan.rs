@@ -72,11 +72,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
             },
             pid: mode(&host.pid_mode),
             ipc: mode(&host.ipc_mode),
-            uts: if record.network.mode == NetworkMode::Host && config.hostname.is_empty() {
-                NamespaceMode::New
-            } else {
-                mode(&host.uts_mode)
-            },
+            uts: mode(&host.uts_mode),
             cgroup: mode(&host.cgroupns_mode),
         },
         process: process(record, facts.settings, facts.seccomp)?,
@@ -210,19 +206,10 @@ fn process(
     let config = &record.config;
     let host = &record.host;
     let capabilities = capabilities(host)?;
-    let mut env = config.env.clone().unwrap_or_default();
-    // Behind PATH and before the rest, as Docker does; what was asked for wins.
-    let has = |env: &[String], name: &str| env.iter().any(|entry| entry.starts_with(name));
-    if !has(&env, "HOSTNAME=") {
-        env.push(format!("HOSTNAME={}", hostname_env(record)));
-    }
-    if config.tty && !has(&env, "TERM=") {
-        env.push("TERM=xterm".to_owned());
-    }
     let rlimits = host.ulimits.iter().flatten().map(rlimit).collect::<Result<Vec<_>>>()?;
     Ok(ProcessPlan {
         args: record.command.clone(),
-        env,
+        env: environment(record),
         cwd: if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() },
         user: user(&config.user)?,
         additional_groups: groups(host.group_add.as_deref().unwrap_or(&[]))?,
@@ -241,8 +228,26 @@ fn process(
     })
 }
 
-fn hostname_env(record: &Record) -> &str {
-    if record.config.hostname.is_empty() { record.id.short() } else { &record.config.hostname }
+/// PATH, HOSTNAME and at a terminal TERM first, as Docker orders them; what was asked for wins.
+fn environment(record: &Record) -> Vec<String> {
+    let config = &record.config;
+    let mut rest = config.env.clone().unwrap_or_default();
+    let mut env = Vec::new();
+    let mut first = |name: &str, default: Option<&str>| match rest
+        .iter()
+        .position(|entry| entry.split('=').next() == Some(name))
+    {
+        Some(at) => env.push(rest.remove(at)),
+        None => env.extend(default.map(|value| format!("{name}={value}"))),
+    };
+    first("PATH", None);
+    let hostname = Some(config.hostname.as_str()).filter(|name| !name.is_empty());
+    first("HOSTNAME", hostname.or(Some(record.id.short())));
+    if config.tty {
+        first("TERM", Some("xterm"));
+    }
+    env.extend(rest);
+    env
 }
 
 /// A further process: the container's settings, overridden by the request's.

@@ -13,7 +13,7 @@ use crate::record::{BindKind, NetworkMode, Record};
 
 pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect {
     let state = &record.state;
-    let files = inner.files_directory(&record.id);
+    let files = inner.files_of_the_network(record);
     let file = |name: &str| files.join(name).display().to_string();
     let directory = inner.store.container_directory(record.key());
     let lower: Vec<String> = record

@@ -209,6 +209,21 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) ->
     Ok(())
 }
 
+/// Who joins another's network has that one's names, and cannot ask for its own.
+pub(crate) fn names_of_the_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let conflict = if !config.hostname.is_empty() {
+        "hostname"
+    } else if some(&host.dns) {
+        "dns"
+    } else if some(&host.extra_hosts) {
+        "custom host-to-IP mapping"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("conflicting options: {conflict} and the network mode")))
+}
+
 fn hostname(text: &str) -> Result<()> {
     let good = text.len() <= 64
         && !text.starts_with('-')

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use hoy_rootfd::RootFd;
+use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::exec::{CStringArray, execve};
 use hoy_sys::{process, seccomp};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -126,7 +126,7 @@ fn enter(
     if prepared.init.is_some() {
         process_plan.args.splice(0..0, ["/sbin/docker-init".to_owned(), "--".to_owned()]);
     }
-    program(&process_plan, &prepared.credentials, stdio, slave, "container init")
+    program(&process_plan, &prepared.credentials, stdio, slave, Role::First)
 }
 
 fn write_own(proc: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
@@ -158,19 +158,34 @@ fn switch_root(prepared: &Prepared) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Which of a container's processes is about to begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    First,
+    Further,
+}
+
+impl Role {
+    /// In the words of Docker's runtime, which names the phase for a container's first process.
+    fn failure(self, reason: FailureReason, text: &str) -> StartError {
+        let phase = if self == Self::First { "error during container init: " } else { "" };
+        StartError::new(reason, format!("unable to start container process: {phase}{text}"))
+    }
+}
+
 /// From a process inside the container's namespaces to its program.
 fn program(
     plan: &ProcessPlan,
     credentials: &Credentials,
     stdio: &Stdio,
     terminal: Option<OwnedFd>,
-    what: &str,
+    role: Role,
 ) -> Result<Never, StartError> {
     let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::setsid().map_err(failed("begin a session"))?;
     streams(stdio, terminal, credentials.uid)?;
-    working_directory(&plan.cwd)?;
+    working_directory(&plan.cwd, role)?;
     for limit in &plan.rlimits {
         match process::set_rlimit(limit.resource, limit.soft, limit.hard) {
             Ok(()) => {}
@@ -192,7 +207,7 @@ fn program(
     }
     process::close_on_exec_from(3)
         .map_err(|error| StartError::system("close descriptors", error))?;
-    Err(execute(&candidates, &arguments, &environment, plan, what))
+    Err(execute(&candidates, &arguments, &environment, plan, role))
 }
 
 fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), StartError> {
@@ -231,17 +246,21 @@ fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), Sta
     }
 }
 
-/// Enters the working directory, made if missing, and proves that it lies inside (R5).
-fn working_directory(path: &str) -> Result<(), StartError> {
+/// Enters the working directory and proves that it lies inside (R5). A container's own is made if
+/// it is missing; one that a further process names must be there.
+fn working_directory(path: &str, role: Role) -> Result<(), StartError> {
     let failed = |errno: Errno| StartError::system(&format!("chdir to cwd ({path:?})"), errno);
     if !path.starts_with('/') {
         return Err(StartError::invalid(format!("the working directory {path:?} is not absolute")));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty()).map_err(failed)?;
-    let directory = RootFd::new(root)
-        .make_directories(path, 0o755)
-        .map_err(|error| StartError::invalid(format!("chdir to cwd ({path:?}): {error}")))?;
+    let root = RootFd::new(root);
+    let directory = match role {
+        Role::First => root.make_directories(path, 0o755),
+        Role::Further => root.open(path, flags, Links::Inside),
+    };
+    let directory = directory.map_err(|error| unusable(path, role, &error))?;
     rustix::process::fchdir(&directory).map_err(failed)?;
     let current = rustix::process::getcwd(Vec::new()).map_err(failed)?;
     if current.to_bytes().first() != Some(&b'/') {
@@ -250,6 +269,12 @@ fn working_directory(path: &str) -> Result<(), StartError> {
         )));
     }
     Ok(())
+}
+
+fn unusable(path: &str, role: Role, error: &RootError) -> StartError {
+    let reason = if error.is_missing() { FailureReason::NotFound } else { FailureReason::Invalid };
+    let cause = error.io().map_or_else(|| error.to_string(), text);
+    role.failure(reason, &format!("chdir to cwd ({path:?}) set in config.json failed: {cause}"))
 }
 
 fn c_string(text: &str) -> Result<CString, StartError> {
@@ -339,15 +364,10 @@ fn execute(
     arguments: &CStringArray,
     environment: &CStringArray,
     plan: &ProcessPlan,
-    what: &str,
+    role: Role,
 ) -> StartError {
     let command = plan.args.first().map(String::as_str).unwrap_or_default();
-    let say = |reason, text: &str| {
-        let message = format!(
-            "unable to start container process: error during {what}: exec: {command:?}: {text}"
-        );
-        StartError::new(reason, message)
-    };
+    let say = |reason, text: &str| role.failure(reason, &format!("exec: {command:?}: {text}"));
     let mut denied = false;
     for path in candidates {
         let error = execve(path, arguments, environment);
@@ -430,7 +450,7 @@ fn join(child: &ExecChild<'_>, channel: &OwnedFd) -> Result<Never, StartError> {
         None
     };
     let _ = process::new_session_keyring();
-    program(child.plan, child.credentials, child.stdio, slave, "container process")
+    program(child.plan, child.credentials, child.stdio, slave, Role::Further)
 }
 
 /// A terminal from the devpts that lies at /dev/pts now: checked to be one.
