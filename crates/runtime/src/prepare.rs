@@ -3,7 +3,7 @@
 //! Everything is a descriptor of a detached mount: nothing appears in the host's mount table, and
 //! what fails here is undone by dropping it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use hoy_cgroup::Cgroup;
@@ -124,32 +124,85 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     })
 }
 
-/// The root file system as a detached mount.
-fn overlay(plan: &RootPlan) -> Result<OwnedFd, StartError> {
-    let failed = |errno: Errno| StartError::system("mount the root file system", errno);
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
-    for layer in &plan.lower {
-        directory_option(&context, "lowerdir+", layer)?;
-    }
-    directory_option(&context, "upperdir", &plan.upper)?;
-    directory_option(&context, "workdir", &plan.work)?;
-    if plan.volatile {
-        fsconfig_set_flag(&context, "volatile").map_err(failed)?;
-    }
-    fsconfig_create(&context).map_err(failed)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed)
+/// The directories that a root file system is laid over, held by descriptors.
+struct Layers {
+    lower: Vec<OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
 }
 
-fn directory_option(context: &OwnedFd, key: &str, path: &Path) -> Result<(), StartError> {
-    let failed = |errno: Errno| StartError::system(&format!("{key} {}", path.display()), errno);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
-    match fsconfig_set_fd(context, key, &directory) {
-        Ok(()) => Ok(()),
-        // Before Linux 6.13 a layer is named by its path.
-        Err(Errno::INVAL) => fsconfig_set_string(context, key, path).map_err(failed),
-        Err(errno) => Err(failed(errno)),
+/// The root file system as a detached mount.
+fn overlay(plan: &RootPlan) -> Result<OwnedFd, StartError> {
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))
+    };
+    let layers = Layers {
+        lower: plan.lower.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+        upper: open(&plan.upper)?,
+        work: open(&plan.work)?,
+    };
+    // Linux 6.13 takes descriptors, 6.7 one name after the other, what is older all names at once.
+    let failed = |errno: Errno| StartError::system("mount the root file system", errno);
+    let others: &[Way] = match mounted(by_descriptors, &layers, plan.volatile) {
+        Err(Errno::INVAL) => &[by_names, at_once],
+        // What takes no descriptors for anything is older still.
+        Err(Errno::OPNOTSUPP) => &[at_once],
+        result => return result.map_err(failed),
+    };
+    // Names are numbers in this directory: short enough for an option of 256 bytes, and they mean
+    // what was opened, whatever happens to paths.
+    rustix::process::chdir("/proc/self/fd").map_err(failed)?;
+    let mut result = Err(Errno::INVAL);
+    for way in others {
+        result = mounted(*way, &layers, plan.volatile);
+        if !matches!(result, Err(Errno::INVAL)) {
+            break;
+        }
     }
+    rustix::process::chdir("/").map_err(failed)?;
+    result.map_err(failed)
+}
+
+/// A way to tell the kernel about layers.
+type Way = fn(&OwnedFd, &Layers) -> Result<(), Errno>;
+
+fn mounted(say: Way, layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if volatile {
+        fsconfig_set_flag(&context, "volatile")?;
+    }
+    say(&context, layers)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+fn by_descriptors(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    for layer in &layers.lower {
+        fsconfig_set_fd(context, "lowerdir+", layer)?;
+    }
+    fsconfig_set_fd(context, "upperdir", &layers.upper)?;
+    fsconfig_set_fd(context, "workdir", &layers.work)
+}
+
+fn name(directory: &OwnedFd) -> String {
+    directory.as_raw_fd().to_string()
+}
+
+fn by_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    for layer in &layers.lower {
+        fsconfig_set_string(context, "lowerdir+", name(layer))?;
+    }
+    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
+    fsconfig_set_string(context, "workdir", name(&layers.work))
+}
+
+fn at_once(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    let lower: Vec<String> = layers.lower.iter().map(name).collect();
+    fsconfig_set_string(context, "lowerdir", lower.join(":"))?;
+    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
+    fsconfig_set_string(context, "workdir", name(&layers.work))
 }
 
 fn source(

@@ -355,11 +355,7 @@ pub(crate) fn write_proc(proc: &OwnedFd, path: &str, value: &str) -> std::io::Re
 fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     let plan = &prepared.plan;
     if !plan.masked_paths.is_empty() {
-        let empty = make(
-            "tmpfs",
-            &[("nr_inodes", "1"), ("size", "4096")],
-            USUAL.union(MountAttrFlags::MOUNT_ATTR_RDONLY),
-        )?;
+        let empty = empty_directory()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let null = rustix::fs::openat(dev, "null", flags, Mode::empty())
             .map_err(|errno| StartError::system("open our /dev/null", errno))?;
@@ -367,8 +363,12 @@ fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
             let Some(target) = existing(&prepared.root, path)? else { continue };
             let stat = rustix::fs::fstat(&target).map_err(|e| StartError::system("stat", e))?;
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let cover = clone(if directory { empty.as_fd() } else { null.as_fd() }, false)
-                .map_err(|errno| StartError::system(&format!("mask {path}"), errno))?;
+            let cover = if directory {
+                another(&empty)?
+            } else {
+                clone(null.as_fd(), false)
+                    .map_err(|errno| StartError::system(&format!("mask {path}"), errno))?
+            };
             attach(cover.as_fd(), target.as_fd(), path)?;
         }
         mask_throttling(prepared, &empty)?;
@@ -383,6 +383,21 @@ fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     Ok(())
 }
 
+fn empty_directory() -> Result<OwnedFd, StartError> {
+    let flags = USUAL.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    make("tmpfs", &[("nr_inodes", "1"), ("size", "4096")], flags)
+}
+
+/// The same empty directory once more. Before Linux 6.15 a mount that is in no tree cannot be
+/// cloned: then it is another one.
+fn another(empty: &OwnedFd) -> Result<OwnedFd, StartError> {
+    match clone(empty.as_fd(), false) {
+        Ok(cover) => Ok(cover),
+        Err(Errno::INVAL) => empty_directory(),
+        Err(errno) => Err(StartError::system("clone an empty directory", errno)),
+    }
+}
+
 /// /sys/devices/system/cpu/cpuN/thermal_throttle tells of other tenants' load.
 fn mask_throttling(prepared: &Prepared, empty: &OwnedFd) -> Result<(), StartError> {
     for cpu in 0..4096 {
@@ -392,9 +407,7 @@ fn mask_throttling(prepared: &Prepared, empty: &OwnedFd) -> Result<(), StartErro
         };
         let path = format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
         if let Some(target) = existing(&prepared.root, &path)? {
-            let cover = clone(empty.as_fd(), false)
-                .map_err(|errno| StartError::system(&format!("mask {path}"), errno))?;
-            attach(cover.as_fd(), target.as_fd(), &path)?;
+            attach(another(empty)?.as_fd(), target.as_fd(), &path)?;
         }
     }
     Ok(())

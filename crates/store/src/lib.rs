@@ -15,6 +15,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -69,6 +70,23 @@ struct Inner {
 const DIRECTORIES: &[&str] =
     &["", "db", "blobs", "blobs/sha256", "layers", "ingest", "trash", "containers"];
 
+/// How long the lock of a daemon that was killed may outlive it.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// A child that a killed daemon was about to start holds its lock until it has begun: that is a
+/// moment, and no second daemon.
+fn take(lock: &File) -> rustix::io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LINGER => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Store {
     /// Opens or makes the data root. A second daemon is refused.
     pub fn open(root: &Path) -> Result<Self> {
@@ -83,8 +101,7 @@ impl Store {
         }
         let path = root.join("lock");
         let lock = File::create(&path).map_err(io_error("open", &path))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StoreError::Locked(root.display().to_string()))?;
+        take(&lock).map_err(|_| StoreError::Locked(root.display().to_string()))?;
         let store = Self {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
