@@ -1,94 +1,125 @@
-//! What a peer costs: processor time by a cgroup that holds all its processes, memory by what
-//! belongs to a process alone.
+//! What a peer costs in processor time: a cgroup of its own holds all its processes.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// One peer's cgroup; whatever is started from inside is counted.
+use crate::place::Place;
+
+/// One peer's cgroup and network namespace; whatever is started from inside is counted.
 #[derive(Debug)]
 pub struct Account {
+    /// In the hierarchy that counts.
     directory: PathBuf,
+    /// In the one that shares out time, where that is another.
+    share: Option<PathBuf>,
+    net: File,
+    /// The cgroup's path below a hierarchy's root, for containers.
+    pub cgroup: String,
 }
 
-fn root() -> PathBuf {
-    ["/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/cpu,cpuacct"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("cgroup.procs").exists())
-        .unwrap_or_else(|| "/sys/fs/cgroup".into())
+fn hierarchy(names: &[&str]) -> Option<PathBuf> {
+    let mut paths = names.iter().map(|name| Path::new("/sys/fs/cgroup").join(name));
+    paths.find(|path| path.join("cgroup.procs").exists())
 }
 
 impl Account {
-    pub fn open(name: &str) -> Result<Self> {
-        Self::at(&format!("hoybench/{name}"))
-    }
-
-    /// One that somebody else has begun.
-    pub fn at(path: &str) -> Result<Self> {
-        let directory = root().join(path);
-        std::fs::create_dir_all(directory.join("cli"))
-            .with_context(|| format!("create {}", directory.display()))?;
-        Ok(Self { directory })
+    pub fn open(place: &Place, name: &str) -> Result<Self> {
+        let cgroup = format!("/{}/{name}", place.cgroup);
+        let counting = hierarchy(&["cpuacct", "cpu,cpuacct", ""]).context("no cgroups")?;
+        let directory = counting.join(&cgroup[1..]);
+        make(&directory)?;
+        let mut share = None;
+        if let Some(root) = hierarchy(&["cpu"]).filter(|root| *root != counting) {
+            let path = root.join(&cgroup[1..]);
+            make(&path)?;
+            share = Some(path);
+        }
+        // What else runs on the machine shall not decide the figures.
+        for root in [hierarchy(&["cpu", "cpu,cpuacct"])].into_iter().flatten() {
+            let _ = std::fs::write(root.join(&place.cgroup).join("cpu.shares"), "262144");
+        }
+        let net = network(name)?;
+        Ok(Self { directory, share, net, cgroup })
     }
 
     /// Moves this process in: its children are counted from now on.
     pub fn enter(&self) -> Result<()> {
-        std::fs::write(self.directory.join("cli/cgroup.procs"), "0").context("enter a cgroup")
+        for directory in [Some(&self.directory), self.share.as_ref()].into_iter().flatten() {
+            std::fs::write(directory.join("cli/cgroup.procs"), "0").context("enter a cgroup")?;
+        }
+        move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("enter a network namespace")
     }
 
-    /// Milliseconds so far.
+    /// Milliseconds so far, without those of this process itself.
     pub fn usage(&self) -> f64 {
+        self.total() - own()
+    }
+
+    fn total(&self) -> f64 {
         let read = |name: &str| std::fs::read_to_string(self.directory.join(name)).ok();
         if let Some(text) = read("cpuacct.usage") {
-            return text.trim().parse::<f64>().unwrap_or(0.0) / 1e6;
+            return text.trim().parse::<f64>().unwrap_or(f64::NAN) / 1e6;
         }
-        let text = read("cpu.stat").unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
-        line.and_then(|usec| usec.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+        read("cpu.stat").and_then(|text| usage_usec(&text)).unwrap_or(f64::NAN) / 1e3
+    }
+
+    /// Every process inside.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut stack = vec![self.directory.clone()];
+        while let Some(directory) = stack.pop() {
+            let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            found.extend(list.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+            let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            stack.extend(below.map(|entry| entry.path()));
+        }
+        found.retain(|pid| *pid != 0 && *pid != std::process::id());
+        found
     }
 }
 
-/// Leaves and removes all cgroups of the benchmark, in every hierarchy.
-pub fn clean() {
-    let _ = std::fs::write(root().join("cgroup.procs"), "0");
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    for path in hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]) {
-        remove(&path.join("hoybench"));
-        remove(&path.join("peerbench"));
-    }
+fn make(directory: &Path) -> Result<()> {
+    let path = directory.join("cli");
+    std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))
 }
 
-fn remove(path: &Path) {
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path());
-        }
-    }
-    let _ = std::fs::remove_dir(path);
+/// A namespace for each: two engines in one share bridges and wipe each other's rules.
+fn network(name: &str) -> Result<File> {
+    let path = Path::new("/run/netns").join(format!("bench-{name}"));
+    File::create(&path)?;
+    let mut option = std::ffi::OsString::from("--net=");
+    option.push(&path);
+    // Loopback is there for the look of a machine; nothing that is measured needs it.
+    let up = "ip link set lo up 2>/dev/null || true";
+    crate::output(Command::new("unshare").arg(option).args(["sh", "-c", up]))?;
+    File::open(&path).context("open a network namespace")
 }
 
-/// KiB of memory that no other process shares, of each process of one of these names in our
-/// network namespace.
-pub fn private_memory(names: &[&str]) -> Vec<u64> {
-    let own = std::fs::read_link("/proc/self/ns/net").ok();
-    let mut out = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let path = entry.path();
-        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
-        let program = String::from_utf8_lossy(program);
-        let name = program.rsplit('/').next().unwrap_or_default();
-        if !names.contains(&name) || std::fs::read_link(path.join("ns/net")).ok() != own {
-            continue;
-        }
-        let rollup = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
-        let sum = rollup
-            .lines()
-            .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
-            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .sum();
-        out.push(sum);
+fn usage_usec(text: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()
+}
+
+/// Milliseconds that this program's only thread has run.
+fn own() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+    nanoseconds.unwrap_or(0.0) / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_version_tells_microseconds() {
+        assert_eq!(usage_usec("usage_usec 1500\nuser_usec 1\n"), Some(1500.0));
+        assert_eq!(usage_usec("nr_periods 0\n"), None);
     }
-    out
 }

@@ -1,227 +1,183 @@
 //! `start`: what it costs to have a container, for every engine that is there, interleaved.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use anyhow::{Result, anyhow, ensure};
 
-use crate::account;
-use crate::peers::{Field, Peer};
-use crate::stats::{Sample, Series};
-use crate::{output, say};
+use crate::account::Account;
+use crate::bundle::Bare;
+use crate::goals::{EXEC, FIRST, PS, RUN};
+use crate::image::Image;
+use crate::many::{self, Idle};
+use crate::measure::{Rounds, Until, clock};
+use crate::options::Options;
+use crate::peer::{Kind, Peer};
+use crate::place::Place;
+use crate::report::{self, Report};
+use crate::stats::Test;
+use crate::{docker, goals, hoy, podman};
 
-/// Containers in the test of many.
-const MANY: usize = 100;
-/// What is done behind an answer is given time, and counted.
-const SETTLE: Duration = Duration::from_millis(60);
-
-pub fn main(args: &[String]) -> Result<()> {
-    let (mut rounds, mut only) = (20, Vec::new());
-    let mut words = args.iter();
-    while let Some(word) = words.next() {
-        match (word.as_str(), words.next()) {
-            ("--rounds", Some(number)) => rounds = number.parse().context("--rounds")?,
-            ("--only", Some(names)) => only = names.split(',').map(str::to_owned).collect(),
-            _ => bail!("unknown argument {word}"),
-        }
-    }
-    let work = tempfile::Builder::new().prefix("hoy-bench-").tempdir()?;
-    let field = Field::open(work.path(), &only);
-    let result = match field {
-        Ok(field) => {
-            let result = measure(&field, work.path(), rounds);
-            field.close();
-            result
-        }
-        Err(error) => Err(error),
-    };
-    account::clean();
-    result
-}
-
-type Table = BTreeMap<&'static str, BTreeMap<usize, Series>>;
-
-fn measure(field: &Field, work: &Path, rounds: usize) -> Result<()> {
-    let peers = &field.peers;
-    let mut table = Table::new();
-    let engines: Vec<usize> = (0..peers.len()).filter(|&i| peers[i].bare.is_none()).collect();
-    interleave(&mut table, "1 run --rm true", peers, 0..peers.len(), rounds, |peer, round| {
-        match &peer.bare {
-            None => peer.run(&["--rm", "busybox", "true"]),
-            Some(bundle) => {
-                let bundle = bundle.display().to_string();
-                peer.command(&["run", "-b", &bundle, &format!("x{round}")])
-            }
-        }
-    })?;
-    first_instruction(&mut table, peers, &engines, rounds, work)?;
-    for &index in &engines {
-        output(&mut peers[index].run(&[
-            "-d",
-            "--name",
-            &name("ex", peers[index].name),
-            "busybox",
-            "sleep",
-            "100000",
-        ]))?;
-    }
-    interleave(&mut table, "3 exec true", peers, engines.iter().copied(), rounds, |peer, _| {
-        peer.command(&["exec", &name("ex", peer.name), "true"])
-    })?;
-    interleave(&mut table, "4 ps", peers, engines.iter().copied(), rounds, |peer, _| {
-        peer.command(&["ps"])
-    })?;
-    for &index in &engines {
-        let peer = &peers[index];
-        output(peer.command(peer.remove).arg(name("ex", peer.name)))?;
-    }
-    for (test, peers_of) in &table {
-        print(test, peers, peers_of);
-    }
-    many(peers, &engines)
-}
-
-fn name(prefix: &str, peer: &str) -> String {
-    format!("{prefix}-{}", peer.replace('+', "-"))
-}
-
-/// A B C A B C …: what the machine does meanwhile befalls all alike.
-fn interleave(
-    table: &mut Table,
-    test: &'static str,
-    peers: &[Peer],
-    of: impl Iterator<Item = usize> + Clone,
-    rounds: usize,
-    command: impl Fn(&Peer, usize) -> Command,
-) -> Result<()> {
-    for round in 0..=rounds {
-        for index in of.clone() {
-            let peer = &peers[index];
-            peer.account.enter()?;
-            let before = peer.account.usage();
-            let mut command = command(peer, round);
-            let started = Instant::now();
-            let out = command.output()?;
-            let wall = started.elapsed();
-            ensure!(
-                out.status.success(),
-                "{}: {command:?}: {}",
-                peer.name,
-                String::from_utf8_lossy(&out.stderr)
-            );
-            std::thread::sleep(SETTLE);
-            // The first round warms up.
-            if round > 0 {
-                let sample =
-                    Sample { wall: wall.as_secs_f64() * 1e3, cpu: peer.account.usage() - before };
-                table.entry(test).or_default().entry(index).or_default().samples.push(sample);
-            }
-        }
+pub fn run(place: &Place, options: &Options) -> Result<()> {
+    let mut notes = Vec::new();
+    let image = Image::make(&place.work)?;
+    let docker = wanted_docker(place, options, &image);
+    let mut peers = engines(place, options, &image, docker.as_ref(), &mut notes)?;
+    // What daemons do after they have begun is over.
+    std::thread::sleep(Duration::from_secs(1));
+    let mut idle: Vec<Idle> = peers.iter().map(Idle::of).collect();
+    // Only now: it starts a container in dockerd.
+    peers.extend(runtimes(place, options, &image, docker.as_ref(), &mut notes)?);
+    idle.extend(peers[idle.len()..].iter().map(Idle::of));
+    let all: Vec<&Peer> = peers.iter().collect();
+    let errors = place.work.join("errors");
+    let mut rounds = Rounds { peers: &all, rounds: options.rounds, errors, failures: Vec::new() };
+    let tests = tests(&mut rounds, place)?;
+    let guest = |peer: &Peer| peer.engine().is_some_and(|engine| engine.guest);
+    let hosts: Vec<(&Peer, &Idle)> =
+        peers.iter().zip(&idle).filter(|(peer, _)| !guest(peer)).collect();
+    let mut failures = std::mem::take(&mut rounds.failures);
+    let many = many::run(&hosts, &rounds.errors, &mut failures)?;
+    notes.extend(failures.into_iter().map(|failure| format!("FAILED {failure}")));
+    let goals = goals::all(&tests, &many);
+    let report = Report { machine: machine(), rounds: options.rounds, notes, tests, many, goals };
+    if options.json {
+        crate::say(&serde_json::to_string_pretty(&report::json(&report))?);
+    } else {
+        crate::say(&report::text(&report));
     }
     Ok(())
 }
 
-/// From the command to a byte that the container's process wrote into a pipe of the host.
-fn first_instruction(
-    table: &mut Table,
-    peers: &[Peer],
-    engines: &[usize],
-    rounds: usize,
-    work: &Path,
-) -> Result<()> {
-    let directory = work.join("first");
+/// The kernel, processors and the load: figures of a busy machine are no figures.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let minute = load.split(' ').next().unwrap_or_default();
+    format!("Linux {}, {processors} processors, load {minute} at the end", kernel.trim())
+}
+
+/// Everyone with a command line of its own, started, with the image.
+fn engines(
+    place: &Place,
+    options: &Options,
+    image: &Image,
+    docker: Option<&Result<Peer>>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Peer>> {
+    let mut peers = vec![image.import(hoy::start(place)?)?];
+    let mut found = Vec::new();
+    if options.wants("docker+hoyd") {
+        found.push(("docker+hoyd", hoy::by_docker(place, &peers[0])));
+    }
+    if let Some(docker) = docker.filter(|_| options.wants("docker")) {
+        let docker = match docker {
+            Ok(peer) => Ok(peer.clone()),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        found.push(("docker", docker));
+    }
+    for (name, runtime) in [("podman-crun", "crun"), ("podman-runc", "runc")] {
+        if options.wants(name) {
+            let peer = podman::prepare(place, name, runtime);
+            found.push((name, peer.and_then(|peer| image.import(peer))));
+        }
+    }
+    take(&mut peers, found, notes);
+    Ok(peers)
+}
+
+/// dockerd, for itself or for its configuration of the bare runtimes.
+fn wanted_docker(place: &Place, options: &Options, image: &Image) -> Option<Result<Peer>> {
+    let wanted = ["docker", "crun", "runc"].into_iter().any(|name| options.wants(name));
+    wanted.then(|| docker::start(place).and_then(|peer| image.import(peer)))
+}
+
+/// The bare runtimes.
+fn runtimes(
+    place: &Place,
+    options: &Options,
+    image: &Image,
+    docker: Option<&Result<Peer>>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Peer>> {
+    let names: Vec<&str> = ["crun", "runc"].into_iter().filter(|n| options.wants(n)).collect();
+    let docker = docker.and_then(|docker| docker.as_ref().ok());
+    let docker = docker.filter(|_| !names.is_empty());
+    let pattern = docker.map(|docker| docker::pattern(place, docker)).transpose()?;
+    let mut peers = Vec::new();
+    let made = names.iter().map(|name| (*name, alone(place, name, &image.rootfs, pattern.clone())));
+    take(&mut peers, made.collect(), notes);
+    if !peers.is_empty() {
+        let whose = if pattern.is_some() { "dockerd writes" } else { "they propose themselves" };
+        notes.push(format!("bare runtimes: no network, with the configuration that {whose}"));
+    }
+    Ok(peers)
+}
+
+fn take(peers: &mut Vec<Peer>, found: Vec<(&str, Result<Peer>)>, notes: &mut Vec<String>) {
+    for (name, peer) in found {
+        match peer {
+            Ok(peer) => peers.push(peer),
+            Err(error) => notes.push(format!("{name}: skipped: {error:#}")),
+        }
+    }
+}
+
+fn alone(
+    place: &Place,
+    name: &str,
+    rootfs: &Path,
+    pattern: Option<serde_json::Value>,
+) -> Result<Peer> {
+    let runtime = if name == "crun" { "crun" } else { "runc" };
+    ensure!(crate::installed(runtime), "not installed (package {runtime})");
+    let account = Account::open(place, runtime)?;
+    let directory = place.work.join(runtime);
+    let bare = Bare::new(runtime, directory, rootfs, &account.cgroup, pattern)?;
+    Ok(Peer { name: runtime, account: Rc::new(account), kind: Kind::Bare(bare) })
+}
+
+fn tests(rounds: &mut Rounds<'_>, place: &Place) -> Result<Vec<Test>> {
+    let nothing = |_: &Peer, _: String| Ok(());
+    let run = rounds.test(RUN, Until::Exit, |peer, id| Some(peer.run_true(id)), nothing)?;
+
+    let directory = place.work.join("first");
     std::fs::create_dir(&directory)?;
-    output(Command::new("mkfifo").arg(directory.join("pipe")))?;
+    crate::output(Command::new("mkfifo").arg(directory.join("pipe")))?;
     // Held open for writing, too: so it is no end of file between two containers.
     let pipe = File::options().read(true).write(true).open(directory.join("pipe"))?;
-    let volume = format!("{}:/first", directory.display());
-    for round in 0..=rounds {
-        for &index in engines {
-            let peer = &peers[index];
-            peer.account.enter()?;
-            let before = peer.account.usage();
-            let started = Instant::now();
-            let mut child = peer
-                .run(&["-d", "-v", &volume, "busybox", "sh", "-c", "echo >/first/pipe"])
-                .stdout(std::process::Stdio::piped())
-                .spawn()?;
-            let mut fds = [PollFd::new(&pipe, PollFlags::IN)];
-            let deadline = Timespec { tv_sec: 30, tv_nsec: 0 };
-            ensure!(poll(&mut fds, Some(&deadline))? == 1, "{}: nothing was written", peer.name);
-            let wall = started.elapsed();
-            rustix::io::read(&pipe, &mut [0; 16])?;
-            let mut id = String::new();
-            if let Some(mut out) = child.stdout.take() {
-                std::io::Read::read_to_string(&mut out, &mut id)?;
-            }
-            ensure!(child.wait()?.success(), "{}: run -d", peer.name);
-            std::thread::sleep(SETTLE);
-            let cpu = peer.account.usage() - before;
-            output(peer.command(peer.remove).arg(id.trim()))?;
-            if round > 0 {
-                let sample = Sample { wall: wall.as_secs_f64() * 1e3, cpu };
-                let series = table.entry("2 create+start to the first instruction").or_default();
-                series.entry(index).or_default().samples.push(sample);
-            }
-        }
-    }
-    Ok(())
-}
+    let first = rounds.test(
+        FIRST,
+        Until::Byte(&pipe),
+        |peer, id| Some(peer.first(id, &directory)),
+        |peer, id| peer.remove(&[id]),
+    )?;
 
-/// Many at once: their start, what each holds in memory, and the idle daemon.
-fn many(peers: &[Peer], engines: &[usize]) -> Result<()> {
-    say(&format!(
-        "\n5 {MANY} detached starts, one after another; memory that belongs to one process alone"
-    ));
-    say(&format!(
-        "  {:<14}{:>12}{:>14}{:>20}{:>16}",
-        "", "seconds", "cpu seconds", "KiB per container", "MiB daemon"
-    ));
-    for &index in engines.iter().filter(|&&index| peers[index].name != "docker+hoyd") {
-        let peer = &peers[index];
+    let idle = |peer: &Peer| format!("idle-{}", peer.name.replace('+', "-"));
+    for peer in rounds.peers {
         peer.account.enter()?;
-        let daemon = account::private_memory(peer.daemons);
-        let before = peer.account.usage();
-        let started = Instant::now();
-        let mut ids = Vec::new();
-        for _ in 0..MANY {
-            ids.push(
-                output(&mut peer.run(&["-d", "busybox", "sleep", "100000"]))?.trim().to_owned(),
-            );
-        }
-        let wall = started.elapsed().as_secs_f64();
-        let cpu = (peer.account.usage() - before) / 1e3;
-        std::thread::sleep(Duration::from_secs(1));
-        let holders: u64 = account::private_memory(peer.holders).iter().sum();
-        say(&format!(
-            "  {:<14}{wall:>12.2}{cpu:>14.2}{:>20}{:>16.1}",
-            peer.name,
-            holders / MANY as u64,
-            daemon.iter().sum::<u64>() as f64 / 1024.0,
-        ));
-        for some in ids.chunks(20) {
-            output(peer.command(peer.remove).args(some))?;
+        let started = peer
+            .detached(&idle(peer))
+            .and_then(|commands| clock(commands, Until::Exit, &rounds.errors));
+        // Whose container is not there fails the next test.
+        if let Err(error) = started {
+            rounds.failures.push(format!("{}: an idle container: {error:#}", peer.name));
         }
     }
-    Ok(())
-}
-
-fn print(test: &str, peers: &[Peer], series: &BTreeMap<usize, Series>) {
-    let base = series.get(&0).map_or(f64::NAN, Series::median);
-    say(&format!("\n{test} (milliseconds)"));
-    say(&format!("  {:<14}{:>10}{:>10}{:>10}{:>14}", "", "median", "least", "cpu", "times hoy"));
-    for (index, series) in series {
-        say(&format!(
-            "  {:<14}{:>10.2}{:>10.2}{:>10.2}{:>14.1}",
-            peers[*index].name,
-            series.median(),
-            series.least(),
-            series.cpu(),
-            series.median() / base,
-        ));
+    let exec =
+        rounds.test(EXEC, Until::Exit, |peer, _| Some(Ok(peer.exec_true(&idle(peer)))), nothing)?;
+    let list = |peer: &Peer| Some(Ok(vec![peer.engine()?.command(["ps"])]));
+    let ps = rounds.test(PS, Until::Exit, |peer, _| list(peer), nothing)?;
+    for peer in rounds.peers {
+        if let Err(error) = peer.remove(&[idle(peer)]) {
+            rounds.failures.push(format!("{}: remove: {error:#}", peer.name));
+        }
     }
+    Ok(vec![run, first, exec, ps])
 }

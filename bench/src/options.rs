@@ -1,0 +1,76 @@
+//! The command line. Pure.
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Everything that can be measured, in the order of the table. `hoy` is measured always: the
+/// others are compared with it.
+pub const NAMES: &[&str] =
+    &["hoy", "docker+hoyd", "docker", "podman-crun", "podman-runc", "crun", "runc"];
+
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]";
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    pub rounds: usize,
+    /// Empty: all.
+    pub only: Vec<String>,
+    pub json: bool,
+}
+
+impl Options {
+    pub fn wants(&self, name: &str) -> bool {
+        name == "hoy" || self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
+}
+
+pub fn parse(args: &[String]) -> Result<Options> {
+    let mut words = args.iter().map(String::as_str);
+    ensure!(words.next() == Some("start"), "which benchmark? There is: start\n{USAGE}");
+    let mut options = Options { rounds: 20, only: Vec::new(), json: false };
+    while let Some(word) = words.next() {
+        match word {
+            "--rounds" => {
+                let number = words.next().context("--rounds needs a number")?;
+                options.rounds = number.parse().context("--rounds")?;
+                ensure!(options.rounds > 0, "--rounds: at least 1");
+            }
+            "--only" => {
+                let names = words.next().context("--only needs names")?;
+                for name in names.split(',') {
+                    ensure!(NAMES.contains(&name), "no {name:?}; there are {}", NAMES.join(", "));
+                    options.only.push(name.to_owned());
+                }
+            }
+            "--json" => options.json = true,
+            _ => bail!("unknown argument {word:?}\n{USAGE}"),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Result<Options> {
+        parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn names_are_exact_and_hoy_is_always_there() {
+        let options = of("start --only crun,docker --rounds 3 --json").unwrap();
+        assert!(options.wants("hoy") && options.wants("crun") && options.wants("docker"));
+        assert!(!options.wants("podman-crun") && !options.wants("docker+hoyd"));
+        assert_eq!((options.rounds, options.json), (3, true));
+        assert!(NAMES.iter().all(|name| of("start").unwrap().wants(name)));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in
+            ["", "stop", "start --only podman", "start --rounds", "start --rounds 0", "start -x"]
+        {
+            assert!(of(line).is_err(), "{line}");
+        }
+    }
+}
