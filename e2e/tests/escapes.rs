@@ -1,9 +1,10 @@
 //! What broke others, tried on us: each attempt has a canary outside, and the canary is untouched.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use hoy_e2e::{daemon, import, pid};
-use hoy_testkit::Daemon;
+use hoy_e2e::{daemon, field, import, pid};
+use hoy_testkit::{Daemon, Run};
 
 /// A directory of the host that an image points at.
 struct Canary {
@@ -33,6 +34,11 @@ impl Canary {
 /// The path as an image would see it if it could climb: many steps up, then down.
 fn climbing(path: &Path) -> String {
     format!("{}{}", "../".repeat(16), path.display().to_string().trim_start_matches('/'))
+}
+
+fn path_with_programs() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{path}", hoy_testkit::programs().display())
 }
 
 #[test]
@@ -209,21 +215,25 @@ fn what_a_process_may() {
         "mount -t tmpfs none /tmp",
         "unshare -U true",
         "unshare -m true",
-        "echo 1 >/proc/sys/kernel/panic",
-        "echo b >/proc/sysrq-trigger",
+        // Should one of these ever be let through, it changes nothing: it sets what is set.
+        "value=$(cat /proc/sys/kernel/panic) && echo $value >/proc/sys/kernel/panic",
+        "echo h >/proc/sysrq-trigger",
         "cat /proc/kcore | head -c 1 | grep .",
-        "[ -s /proc/keys ]",
+        "grep -q . /proc/keys",
+        "grep -q . /proc/timer_list",
         "ls /sys/firmware | grep .",
         "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk",
         "echo 1 >/sys/fs/cgroup/cgroup.procs || echo 1 >/sys/fs/cgroup/memory/cgroup.procs",
         "chroot /proc/1/root cat /etc/debian_version",
-        "date -s 2000-01-01",
-        "insmod /x.ko",
+        "date -s @$(date +%s)",
+        "hostname $(hostname)",
+        "ip link set lo mtu 65000",
+        "nice -n -5 true",
     ] {
         refused(line);
     }
     // And what a container needs is there.
-    let fine = "id -u; cd /dev; ls console full mqueue null ptmx pts random shm tty urandom zero >/dev/null 2>&1; echo >/dev/null; head -c 1 /dev/urandom | wc -c; chown 1:1 /tmp; ping -c 1 127.0.0.1 >/dev/null; echo fine";
+    let fine = "id -u; cd /dev && ls full mqueue null ptmx pts random shm tty urandom zero >/dev/null || exit 1; echo >/dev/null; head -c 1 /dev/urandom | wc -c; chown 1:1 /tmp; ping -c 1 127.0.0.1 >/dev/null; echo fine";
     assert!(
         daemon.hoy(&["run", "--rm", "busybox", "sh", "-c", fine]).run().ok().ends_with("fine\n")
     );
@@ -240,15 +250,192 @@ fn users_of_the_image() {
             .run();
         output.ok().split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert!(
-        id("1000").starts_with("1000 "),
-        "a number is a number, whatever passwd says: {}",
-        id("1000")
-    );
-    assert!(id("www").starts_with("33 50 50"), "{}", id("www"));
-    assert!(id("www").ends_with(" 70"), "{}", id("www"));
+    // A number is a number, whatever passwd says.
+    assert_eq!(id("1000"), "1000 0 0");
+    assert_eq!(id("www"), "33 50 50 70");
     for bad in ["nobody-here", "-1", "4294967296", "0:nogroup-here"] {
         let output = daemon.hoy(&["run", "--rm", "-u", bad, "users", "id"]).run();
         assert_ne!(output.code, Some(0), "{bad}: {output:?}");
     }
+}
+
+/// Two containers share a volume; in it a directory becomes a link and a directory again, all the
+/// time, while mounts and working directories are made below.
+#[test]
+fn a_volume_that_changes_under_us() {
+    let daemon = daemon();
+    let canary = Canary::new(&daemon);
+    let volume = daemon.path("volume");
+    std::fs::create_dir_all(volume.join("place")).unwrap();
+    std::os::unix::fs::symlink(&canary.path, volume.join("absolute")).unwrap();
+    std::os::unix::fs::symlink(climbing(&canary.path), volume.join("relative")).unwrap();
+    let source = std::fs::File::open(&volume).unwrap();
+    let shared = format!("{}:/v", volume.display());
+    let before = hoy_e2e::counts(&daemon);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            while !done.load(Ordering::Relaxed) {
+                for other in ["absolute", "relative"] {
+                    for _ in 0..2 {
+                        let renamed =
+                            rustix::fs::renameat_with(&source, "place", &source, other, exchange);
+                        renamed.unwrap();
+                    }
+                }
+            }
+        });
+        for round in 0..12 {
+            let tmpfs = format!("type=tmpfs,dst=/v/place/tmpfs{round}");
+            let file = format!("type=bind,src=/etc/os-release,dst=/v/place/file{round}");
+            let directory = format!("/v/place/directory{round}");
+            for extra in [["--mount", &tmpfs], ["--mount", &file], ["-w", &directory]] {
+                let output = daemon
+                    .hoy(&["run", "--rm", "-v", &shared])
+                    .args(extra)
+                    .args(["busybox", "true"])
+                    .run();
+                assert!(output.code == Some(0) || output.code >= Some(125), "{output:?}");
+            }
+            canary.is_untouched();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    canary.is_untouched();
+    before.wait_for(&daemon);
+}
+
+/// What hides something is ours, whatever the image has in the places it is usually taken from.
+#[test]
+fn masks_are_made_by_us() {
+    let daemon = daemon();
+    let canary = Canary::new(&daemon);
+    let file = canary.path.join("file");
+    let script = format!(
+        "rm -rf dev; mkdir -p dev/pts; for f in null zero ptmx console pts/0 pts/ptmx; do ln -s {0} dev/$f; done; \
+         rm -rf proc; mkdir proc; for f in keys kcore timer_list; do ln -s {0} proc/$f; done",
+        file.display()
+    );
+    import(&daemon, "masks", &script, &[]);
+    // Device 1:3 everywhere, and nothing to be read or written in the usual holes.
+    let look = "for f in /dev/null /proc/keys /proc/timer_list; do stat -c '%F %t:%T' $f; done; \
+        echo gone >/dev/null; ls -l /dev/ptmx | grep -o 'pts/ptmx'; \
+        echo x 2>/dev/null >/proc/sys/kernel/core_pattern || echo refused; \
+        for d in /proc/acpi /sys/firmware; do [ -d $d ] && ls $d; done; echo seen";
+    let output = daemon.hoy(&["run", "--rm", "masks", "sh", "-c", look]).run();
+    let null = "character special file 1:3\n";
+    assert_eq!(output.ok(), format!("{null}{null}{null}pts/ptmx\nrefused\nseen\n"));
+    canary.is_untouched();
+    // A console is a terminal of the container's own devpts.
+    let console = "test -c /dev/console && test -t 0 && stat -c %t /dev/console && tty";
+    let line = format!("hoy run --rm -it masks sh -c '{console}'");
+    let line = Run::new("script").args(["-qec", &line, "/dev/null"]);
+    let line = line.env("HOY_HOST", daemon.host()).env("PATH", path_with_programs());
+    let output = line.run();
+    assert_eq!(output.ok().replace(['\r', '\0'], "").replace("^@", ""), "88\n/dev/pts/0\n");
+    canary.is_untouched();
+}
+
+/// A process that may look at every other one sees nothing of the host while processes join.
+#[test]
+fn nothing_is_seen_of_who_joins() {
+    let daemon = daemon();
+    let spy = "while [ ! -e /stop ]; do for p in /proc/[0-9]*; do for f in $p/fd/* $p/cwd $p/root $p/exe; do \
+        readlink $f; done; done; done 2>/dev/null | sort -u; cat /stop";
+    let id = daemon
+        .hoy(&["run", "-d", "--cap-add", "SYS_PTRACE", "busybox", "sh", "-c", spy])
+        .run()
+        .ok()
+        .trim()
+        .to_owned();
+    for _ in 0..60 {
+        daemon.hoy(&["exec", &id, "/bin/busybox", "true"]).run().ok();
+    }
+    daemon.hoy(&["exec", &id, "sh", "-c", "echo end >/stop"]).run().ok();
+    daemon.hoy(&["wait", &id]).run().ok();
+    let seen = daemon.hoy(&["logs", &id]).run();
+    let root = daemon.path("").display().to_string();
+    let root = root.trim_end_matches('/');
+    for line in seen.ok().lines() {
+        let known = ["pipe:", "/dev/null", "/proc", "/bin/", "end", "socket:", "/stop"];
+        assert!(line == "/" || known.iter().any(|known| line.starts_with(known)), "{line}");
+        assert!(!line.contains(root), "{line}");
+    }
+    assert!(seen.stdout.ends_with("end\n"));
+}
+
+/// What is the daemon's alone is closed to other users, and to containers with the host's network.
+#[test]
+fn the_state_is_private() {
+    let daemon = daemon();
+    daemon.hoy(&["run", "-d", "--name", "box", "busybox", "sleep", "99"]).run().ok();
+    // The test's own directory is open, so that what stops the stranger is not that.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(daemon.path(""), open).unwrap();
+    let as_stranger = |program: &[&str]| {
+        Run::new("setpriv").args(["--reuid=12345", "--regid=12345", "--clear-groups"]).args(program)
+    };
+    for directory in ["data", "run"] {
+        let path = daemon.path(directory).display().to_string();
+        let found = as_stranger(&["find", &path]).run();
+        assert_eq!(found.stdout.trim(), path, "a stranger sees more than the directory itself");
+        assert_ne!(found.code, Some(0));
+    }
+    let info = as_stranger(&["curl", "-s", "--unix-socket"])
+        .args([daemon.path("sock")])
+        .args(["http://x/info"])
+        .run();
+    assert_ne!(info.code, Some(0), "{}", info.stdout);
+    let sockets =
+        daemon.hoy(&["run", "--rm", "--network", "host", "busybox", "cat", "/proc/net/unix"]).run();
+    let abstracts: Vec<_> = sockets.ok().lines().filter(|line| line.contains(" @")).collect();
+    assert!(abstracts.is_empty(), "{abstracts:?}");
+}
+
+/// An image's texts are for the workload only.
+#[test]
+fn an_image_steers_nothing_outside() {
+    let daemon = daemon();
+    let canary = Canary::new(&daemon);
+    let trojan = format!(
+        "for p in ps nsenter tar xz runc mount; do rm -f bin/$p; printf '#!/bin/sh\\ntouch {0}/trojan /trojan\\n' >bin/$p; chmod 755 bin/$p; done",
+        canary.text()
+    );
+    let outside = format!("VOLUME {}", climbing(&canary.path));
+    let changes = [
+        outside.as_str(),
+        "LABEL containerd.io/restart.loguri=binary:///bin/ps",
+        "LABEL com.docker.compose.project=x",
+        "ENV LD_PRELOAD=/bin/ps",
+        "ENV DOCKER_HOST=tcp://127.0.0.1:1",
+    ];
+    import(&daemon, "steering", &trojan, &changes);
+    let created = daemon.hoy(&["run", "-d", "--name", "box", "steering", "sleep", "99"]).run();
+    if created.code == Some(0) {
+        let top = daemon.hoy(&["top", "box"]).run();
+        assert!(top.ok().contains("sleep 99"));
+        daemon.hoy(&["exec", "box", "ls", "/trojan"]).run().fails_with(1);
+        daemon.hoy(&["logs", "box"]).run().ok();
+        daemon.hoy(&["rm", "-f", "box"]).run().ok();
+    }
+    canary.is_untouched();
+}
+
+/// Nothing of the daemon's environment, nor of another container's, is in a container's.
+#[test]
+fn an_environment_of_its_own() {
+    let daemon = daemon();
+    let canary = ["run", "-d", "--name", "other", "-e", "CANARY=sings", "busybox", "sleep", "99"];
+    daemon.hoy(&canary).run().ok();
+    // The programs' own environment is full of the test's.
+    let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid())).unwrap();
+    assert!(String::from_utf8_lossy(&environment).contains("HOY_PROGRAMS="));
+    daemon.hoy(&["run", "-d", "--name", "own", "-h", "own", "busybox", "sleep", "99"]).run().ok();
+    let expected = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOSTNAME=own\0HOME=/root\0";
+    let file = format!("/proc/{}/environ", pid(&daemon, "own"));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), expected);
+    let exec = daemon.hoy(&["exec", "own", "cat", "/proc/self/environ"]).run();
+    assert_eq!(exec.ok(), expected);
+    assert_eq!(field(&daemon, "own", "{{len .Config.Env}}"), "1");
 }

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::exec::{CStringArray, execve};
-use hoy_sys::{process, seccomp};
+use hoy_sys::process::{self, CloneArgs};
+use hoy_sys::seccomp;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -27,6 +28,8 @@ use crate::users::Credentials;
 /// closed channel mean that the program runs.
 pub(crate) const CONSOLE: u8 = 1;
 pub(crate) const FAILED: u8 = 2;
+/// The number and the descriptor of the process that begins instead of the one that was made.
+pub(crate) const BORN: u8 = 3;
 
 /// Becomes the container's first process. Returns only when it could not.
 pub(crate) fn first(
@@ -421,26 +424,30 @@ pub(crate) struct ExecChild<'a> {
     pub plan: &'a ProcessPlan,
     pub credentials: &'a Credentials,
     pub stdio: &'a Stdio,
-    pub tasks: &'a [OwnedFd],
+    pub tasks: Vec<OwnedFd>,
     /// The container's first process: whose namespaces are entered.
-    pub container: BorrowedFd<'a>,
+    pub container: OwnedFd,
+    /// Which of them, as for `setns`.
+    pub namespaces: u64,
 }
 
-/// Becomes a further process of the container. Returns only when it could not.
-pub(crate) fn further(child: &ExecChild<'_>, channel: &OwnedFd) -> i32 {
+/// Makes a further process of the container, beside this one. This one belongs to the host until
+/// its end, where nobody in the container sees it: what can look at the process that it makes, or
+/// trace it, finds no descriptor, directory or mount of the host there (R5).
+pub(crate) fn further(child: ExecChild<'_>, channel: &OwnedFd) -> i32 {
     match join(child, channel) {
-        Ok(never) => match never {},
+        Ok(()) => 0,
         Err(error) => report(channel, &error),
     }
 }
 
-fn join(child: &ExecChild<'_>, channel: &OwnedFd) -> Result<Never, StartError> {
+fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
     process::reset_signals();
-    join_cgroups(child.tasks)?;
-    let all =
-        process::NEWNS | process::NEWUTS | process::NEWIPC | process::NEWNET | process::NEWCGROUP;
-    process::setns(child.container, all)
+    join_cgroups(&child.tasks)?;
+    drop(child.tasks);
+    process::setns(child.container.as_fd(), child.namespaces)
         .map_err(|error| StartError::system("enter the container's namespaces", error))?;
+    drop(child.container);
     let slave = if child.plan.tty {
         let (master, slave) = exec_terminal()?;
         hoy_sys::socket::send(channel.as_fd(), &[CONSOLE], &[master.as_fd()])
@@ -449,8 +456,20 @@ fn join(child: &ExecChild<'_>, channel: &OwnedFd) -> Result<Never, StartError> {
     } else {
         None
     };
-    let _ = process::new_session_keyring();
-    program(child.plan, child.credentials, child.stdio, slave, Role::Further)
+    let args = CloneArgs { sibling: true, ..CloneArgs::default() };
+    let (pid, pidfd) = process::spawn(args, || {
+        let _ = process::new_session_keyring();
+        match program(child.plan, child.credentials, child.stdio, slave, Role::Further) {
+            Ok(never) => match never {},
+            Err(error) => report(channel, &error),
+        }
+    })
+    .map_err(|error| StartError::system("make a process in the container", error))?;
+    let mut message = vec![BORN];
+    message.extend(pid.as_raw_nonzero().get().to_ne_bytes());
+    hoy_sys::socket::send(channel.as_fd(), &message, &[pidfd.as_fd()])
+        .map_err(|error| StartError::system("hand the process over", error))?;
+    Ok(())
 }
 
 /// A terminal from the devpts that lies at /dev/pts now: checked to be one.

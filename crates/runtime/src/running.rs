@@ -1,6 +1,6 @@
 //! A container that runs: its process, its cgroup, and what keeps its mounts alive.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use hoy_cgroup::Cgroup;
@@ -10,9 +10,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
-use crate::child::{self, CONSOLE, FAILED};
+use crate::child::{self, BORN, CONSOLE, FAILED};
 use crate::error::{FailureReason, StartError};
-use crate::plan::{ExecPlan, NamespaceMode, ProcessPlan};
+use crate::plan::{ExecPlan, NamespaceMode, NamespacePlan, ProcessPlan};
 use crate::prepare::Prepared;
 use crate::users;
 
@@ -45,7 +45,8 @@ pub struct Running {
     cgroup: Cgroup,
     // Holds the overlay, so that the exiting process does not pay for its unmount.
     _root: RootFd,
-    new_pid_namespace: bool,
+    /// What a further process enters.
+    namespaces: u64,
 }
 
 impl Prepared {
@@ -66,7 +67,7 @@ impl Prepared {
                     pid: started.pid,
                     cgroup: self.cgroup,
                     _root: self.root,
-                    new_pid_namespace: self.plan.namespaces.pid == NamespaceMode::New,
+                    namespaces: namespaces_of(&self.plan.namespaces),
                 };
                 Ok((running, started))
             }
@@ -90,12 +91,21 @@ impl Prepared {
                 namespaces |= flag;
             }
         }
-        let args = CloneArgs { namespaces, cgroup: self.cgroup.unified() };
-        let started = launch(args, |channel| child::first(self, &stdio, &tasks, channel))?;
+        let cgroup = self.cgroup.unified();
+        let args = CloneArgs { namespaces, cgroup, ..CloneArgs::default() };
+        let channel = Channel::new()?;
+        let started = launch(args, channel, |channel| child::first(self, &stdio, &tasks, channel))?;
         drop(stdio);
         size_console(&started, &self.plan.process);
         Ok(started)
     }
+}
+
+/// The host's pid namespace is not entered again: it is where the supervisor is.
+fn namespaces_of(plan: &NamespacePlan) -> u64 {
+    let all =
+        process::NEWNS | process::NEWUTS | process::NEWIPC | process::NEWNET | process::NEWCGROUP;
+    if plan.pid == NamespaceMode::New { all | process::NEWPID } else { all }
 }
 
 fn cgroup_error(error: hoy_cgroup::CgroupError) -> StartError {
@@ -115,35 +125,70 @@ pub fn resize(console: &OwnedFd, rows: u16, columns: u16) -> std::io::Result<()>
     Ok(rustix::termios::tcsetwinsize(console, size)?)
 }
 
-/// Clones a process and waits until it has become its program or said why not.
-fn launch(args: CloneArgs<'_>, child: impl FnOnce(&OwnedFd) -> i32) -> Result<Started, StartError> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| StartError::system("make a channel to the process", errno))?;
+/// Clones a process and waits until it, or the one that it made in its stead, has become its
+/// program or said why not.
+fn launch(
+    args: CloneArgs<'_>,
+    channel: Channel,
+    child: impl FnOnce(&OwnedFd) -> i32,
+) -> Result<Started, StartError> {
+    let Channel { ours, theirs } = channel;
     let (pid, pidfd) = process::spawn(args, || child(&theirs))
         .map_err(|error| StartError::system("make a process", error))?;
     drop(theirs);
-    let mut console = None;
+    let mut started = Started { pid, pidfd, console: None };
+    let mut failure = None;
     let mut buffer = vec![0; 4096];
+    // To the end, so that no process is left that nobody knows of.
     loop {
         let received = hoy_sys::socket::receive(ours.as_fd(), &mut buffer, RecvFlags::empty());
         match received {
-            Ok((0, _)) => return Ok(Started { pid, pidfd, console }),
-            Ok((length, descriptors)) => match buffer.first() {
-                Some(&CONSOLE) => console = descriptors.into_iter().next(),
-                Some(&FAILED) => {
-                    reap(&pidfd);
-                    return Err(child::parse_report(buffer.get(1..length).unwrap_or_default()));
+            Ok((0, _)) => break,
+            Ok((length, descriptors)) => {
+                let message = buffer.get(..length).unwrap_or_default();
+                let mut descriptors = descriptors.into_iter();
+                match message {
+                    [CONSOLE, ..] => started.console = descriptors.next(),
+                    [FAILED, report @ ..] => failure = Some(child::parse_report(report)),
+                    [BORN, a, b, c, d] => {
+                        let pid = Pid::from_raw(i32::from_ne_bytes([*a, *b, *c, *d]));
+                        if let (Some(pid), Some(pidfd)) = (pid, descriptors.next()) {
+                            reap(&std::mem::replace(&mut started.pidfd, pidfd));
+                            started.pid = pid;
+                        }
+                    }
+                    _ => {}
                 }
-                _ => {}
-            },
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => {
-                let _ = process::pidfd_signal(pidfd.as_fd(), 9);
-                reap(&pidfd);
-                return Err(StartError::system("hear of the process", error));
+                let _ = process::pidfd_signal(started.pidfd.as_fd(), 9);
+                failure = Some(StartError::system("hear of the process", error));
+                break;
             }
         }
+    }
+    match failure {
+        Some(failure) => {
+            reap(&started.pidfd);
+            Err(failure)
+        }
+        None => Ok(started),
+    }
+}
+
+/// Between a process and the one that it becomes: closed without a word when it runs.
+struct Channel {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Channel {
+    fn new() -> Result<Self, StartError> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| StartError::system("make a channel to the process", errno))?;
+        Ok(Self { ours, theirs })
     }
 }
 
@@ -173,38 +218,29 @@ impl Running {
             &process_plan.additional_groups,
         )?;
         let tasks = self.cgroup.task_files().map_err(cgroup_error)?;
+        let container = self.pidfd.try_clone();
+        let container =
+            container.map_err(|error| StartError::system("duplicate a descriptor", error))?;
+        let channel = Channel::new()?;
+        let mut keep: Vec<RawFd> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
+        keep.extend([container.as_raw_fd(), channel.theirs.as_raw_fd()]);
+        if let Stdio::Pipes { stdin, stdout, stderr } = &stdio {
+            keep.extend([stdin, stdout, stderr].map(AsRawFd::as_raw_fd));
+        }
+        keep.sort_unstable();
         let child = child::ExecChild {
             plan: process_plan,
             credentials: &credentials,
             stdio: &stdio,
-            tasks: &tasks,
-            container: self.pidfd.as_fd(),
+            tasks,
+            container,
+            namespaces: self.namespaces,
         };
-        let args = CloneArgs { namespaces: 0, cgroup: self.cgroup.unified() };
-        let started =
-            self.in_pid_namespace(|| launch(args, |channel| child::further(&child, channel)))?;
+        let cgroup = self.cgroup.unified();
+        let args = CloneArgs { cgroup, keep: Some(&keep), ..CloneArgs::default() };
+        let started = launch(args, channel, |channel| child::further(child, channel))?;
         size_console(&started, process_plan);
         Ok(started)
-    }
-
-    /// Children are born into the container's pid namespace while `make` runs; the caller itself
-    /// stays where it is, and stays their parent.
-    fn in_pid_namespace<T>(
-        &self,
-        make: impl FnOnce() -> Result<T, StartError>,
-    ) -> Result<T, StartError> {
-        if !self.new_pid_namespace {
-            return make();
-        }
-        let own =
-            rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| StartError::system("open our pid namespace", errno))?;
-        process::setns(self.pidfd.as_fd(), process::NEWPID)
-            .map_err(|error| StartError::system("enter the container's pid namespace", error))?;
-        let made = make();
-        process::setns(own.as_fd(), process::NEWPID)
-            .map_err(|error| StartError::system("return to our pid namespace", error))?;
-        made
     }
 
     /// A signal to the first process.

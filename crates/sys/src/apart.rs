@@ -18,20 +18,16 @@ pub fn spawn_apart(
     argument: &[u8],
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
-    process::spawn(CloneArgs::default(), || {
-        let mut kept: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        kept.sort_unstable();
-        match close_all_but(&kept) {
-            Ok(()) => helper(argument, descriptors),
-            Err(_) => 255,
-        }
-    })
+    let mut kept: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let args = CloneArgs { keep: Some(&kept), ..CloneArgs::default() };
+    process::spawn(args, || helper(argument, descriptors))
 }
 
 /// Closes every descriptor from 3 on that is not in the sorted list.
 ///
-/// Only in a process that is about to become a helper: whatever owned them must not be used again.
-fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+/// Only in a process that was just made: whatever owned them must not be used there.
+pub(crate) fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
     let mut from: libc::c_uint = 3;
     for fd in kept {
         let fd = libc::c_uint::try_from(*fd).unwrap_or(0);
@@ -44,8 +40,8 @@ fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
-    // SAFETY: this process is a copy made for a helper, which runs a plain function and ends
-    // without unwinding into its maker's frames: no owner of a closed descriptor is ever used or
-    // dropped here again.
+    // SAFETY: this process is a copy that runs one function and ends without unwinding into its
+    // maker's frames: no owner of a closed descriptor is dropped there, and what the function
+    // captures is in the list, as `CloneArgs::keep` demands.
     crate::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::process::Pid;
@@ -16,6 +16,11 @@ pub struct CloneArgs<'a> {
     pub namespaces: u64,
     /// A cgroup v2 directory to begin in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// A child of the caller's parent, beside the caller.
+    pub sibling: bool,
+    /// All that it has open beside the standard streams, sorted; absent, all that the caller has.
+    /// What else it captures must not be used there.
+    pub keep: Option<&'a [RawFd]>,
 }
 
 pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
@@ -25,6 +30,7 @@ pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
 pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
 pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 
+const CLONE_PARENT: u64 = libc::CLONE_PARENT as u64;
 const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -50,9 +56,7 @@ struct RawCloneArgs {
 /// Only from a process with a single thread: the copy would otherwise inherit locks that nobody
 /// is left to release. Anything else is refused with EDEADLK.
 pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
-    if threads()? != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-    }
+    alone()?;
     let mut pidfd: libc::c_int = -1;
     let mut raw = RawCloneArgs {
         flags: args.namespaces | CLONE_PIDFD,
@@ -60,6 +64,11 @@ pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<(Pi
         exit_signal: libc::SIGCHLD as u64,
         ..RawCloneArgs::default()
     };
+    if args.sibling {
+        // The parent hears of its end as it would hear of the caller's.
+        raw.flags |= CLONE_PARENT;
+        raw.exit_signal = 0;
+    }
     if let Some(cgroup) = args.cgroup {
         raw.flags |= CLONE_INTO_CGROUP;
         raw.cgroup = cgroup.as_raw_fd() as u64;
@@ -70,7 +79,10 @@ pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<(Pi
     let result =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<RawCloneArgs>()) };
     match check(result)? {
-        0 => run_and_exit(child),
+        0 => match args.keep.map_or(Ok(()), crate::apart::close_all_but) {
+            Ok(()) => run_and_exit(child),
+            Err(_) => exit_now(255),
+        },
         pid => {
             // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -82,9 +94,7 @@ pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<(Pi
 
 /// As [`spawn`] without namespaces, where a seccomp filter refuses clone3: inside of containers.
 pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
-    if threads()? != 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-    }
+    alone()?;
     // SAFETY: this is the only thread, so that nothing in the copied memory is held by another.
     match check(unsafe { libc::fork() }.into())? {
         0 => run_and_exit(child),
@@ -100,9 +110,20 @@ fn run_and_exit(child: impl FnOnce() -> i32) -> ! {
     exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(255))
 }
 
-fn threads() -> io::Result<u64> {
-    // A directory has two links and one for each directory in it.
-    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+/// Fails where the calling process has another thread.
+fn alone() -> io::Result<()> {
+    let crowded = || io::Error::from_raw_os_error(libc::EDEADLK);
+    // To leave the thread group is no change for a process of one thread, and refused to any other.
+    match unshare(libc::CLONE_THREAD as u64) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(crowded()),
+        // Inside of a container a filter forbids to ask that. A directory has two links and one
+        // for each directory in it.
+        Err(_) => match std::fs::metadata("/proc/self/task")?.nlink() {
+            3 => Ok(()),
+            _ => Err(crowded()),
+        },
+    }
 }
 
 /// Ends this process without running anything that was registered for its end.
