@@ -113,7 +113,9 @@ fn a_session_from_begin_to_end() {
         terminal.types("echo code=$?; stty -a | grep -c ' icanon'");
         terminal.sees("code=42");
         // The host's own terminal is as it was.
-        assert_eq!(terminal.screen().lines().filter(|line| *line == "1").count(), 2);
+        wait_until("the terminal is as it was, twice", || {
+            terminal.screen().lines().filter(|line| *line == "1").count() == 2
+        });
         terminal.types(&format!("{cli} start -ai {name}"));
         wait_until("the prompt", || terminal.screen().trim_end().ends_with("/ #"));
         terminal.types("exit 3");
