@@ -59,8 +59,10 @@ pub fn enter(args: &[String]) -> Result<ExitCode> {
     let work = tempfile::Builder::new().prefix("hoy-bench-").tempdir()?;
     let cgroup = format!("hoybench-{}", std::process::id());
     let before = children(Path::new(CGROUPS));
-    let mut command = Command::new("unshare");
+    // Even where this process has no chance to end it, it ends.
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["--propagation", "private", "sh", "-ec", SCRIPT])
         .arg(std::env::current_exe()?)
@@ -80,7 +82,7 @@ async fn wait(mut command: Command) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut child = command.spawn().context("unshare (of util-linux)")?;
+    let mut child = command.spawn().context("setpriv and unshare (of util-linux)")?;
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,

@@ -30,7 +30,8 @@ pub fn run(place: &Place, options: &Options) -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     let mut idle: Vec<Idle> = peers.iter().map(Idle::of).collect();
     // Only now: it starts a container in dockerd.
-    peers.extend(runtimes(place, options, &image, docker.as_ref(), &mut notes)?);
+    let (bare, full) = runtimes(place, options, &image, docker.as_ref(), &mut notes)?;
+    peers.extend(bare);
     idle.extend(peers[idle.len()..].iter().map(Idle::of));
     let all: Vec<&Peer> = peers.iter().collect();
     let errors = place.work.join("errors");
@@ -42,7 +43,7 @@ pub fn run(place: &Place, options: &Options) -> Result<()> {
     let mut failures = std::mem::take(&mut rounds.failures);
     let many = many::run(&hosts, &rounds.errors, &mut failures)?;
     notes.extend(failures.into_iter().map(|failure| format!("FAILED {failure}")));
-    let goals = goals::all(&tests, &many);
+    let goals = goals::all(&tests, &many, full);
     let report = Report { machine: machine(), rounds: options.rounds, notes, tests, many, goals };
     if options.json {
         crate::say(&serde_json::to_string_pretty(&report::json(&report))?);
@@ -98,14 +99,14 @@ fn wanted_docker(place: &Place, options: &Options, image: &Image) -> Option<Resu
     wanted.then(|| docker::start(place).and_then(|peer| image.import(peer)))
 }
 
-/// The bare runtimes.
+/// The bare runtimes, and whether they do all that Docker asks of them.
 fn runtimes(
     place: &Place,
     options: &Options,
     image: &Image,
     docker: Option<&Result<Peer>>,
     notes: &mut Vec<String>,
-) -> Result<Vec<Peer>> {
+) -> Result<(Vec<Peer>, bool)> {
     let names: Vec<&str> = ["crun", "runc"].into_iter().filter(|n| options.wants(n)).collect();
     let docker = docker.and_then(|docker| docker.as_ref().ok());
     let docker = docker.filter(|_| !names.is_empty());
@@ -117,7 +118,7 @@ fn runtimes(
         let whose = if pattern.is_some() { "dockerd writes" } else { "they propose themselves" };
         notes.push(format!("bare runtimes: no network, with the configuration that {whose}"));
     }
-    Ok(peers)
+    Ok((peers, pattern.is_some()))
 }
 
 fn take(peers: &mut Vec<Peer>, found: Vec<(&str, Result<Peer>)>, notes: &mut Vec<String>) {
