@@ -24,6 +24,8 @@ const MAX_PATH: usize = 4096;
 /// Output beyond this is looked at as a multiple of the input.
 const RATIO_FROM: u64 = 1 << 30;
 const MAX_RATIO: u64 = 1200;
+/// Holes of the old GNU format are read as zeros: they take no room, but time.
+const MAX_HOLES: u64 = 64 << 30;
 
 /// What came of it.
 #[derive(Debug)]
@@ -61,6 +63,7 @@ fn invalid(text: String) -> io::Error {
 struct Target<'a> {
     root: BorrowedFd<'a>,
     size: u64,
+    holes: u64,
     implied: BTreeSet<String>,
     /// Times of directories, set last.
     times: Vec<(String, Timestamps)>,
@@ -79,8 +82,14 @@ pub(crate) fn apply(
     let (plain, _) = crate::compression::plain(source)?;
     let limit = compressed.saturating_mul(MAX_RATIO).max(RATIO_FROM);
     let mut archive = Archive::new(Hashing { inner: plain, hash: Sha256::new(), read: 0, limit });
-    let mut target =
-        Target { root, size: 0, implied: BTreeSet::new(), times: Vec::new(), cached: None };
+    let mut target = Target {
+        root,
+        size: 0,
+        holes: 0,
+        implied: BTreeSet::new(),
+        times: Vec::new(),
+        cached: None,
+    };
     let mut entries = 0;
     for entry in archive.entries()? {
         entries += 1;
@@ -313,6 +322,10 @@ impl Target<'_> {
         entry: &mut Entry<'_, R>,
         meta: &Meta,
     ) -> io::Result<()> {
+        self.holes += entry.size().saturating_sub(entry.header().entry_size()?).min(MAX_HOLES + 1);
+        if self.holes > MAX_HOLES {
+            return Err(invalid("the layer has more holes than are worth reading".into()));
+        }
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
