@@ -104,12 +104,21 @@ async fn act(
             });
         }
         "exec" => return Some(exec_create(engine, conn, head, id).await),
+        "update" => return Some(update(engine, conn, head, id).await),
         _ => return None,
     };
     Some(match result {
         Ok(()) => conn.empty(204).await,
         Err(error) => Err(error.into()),
     })
+}
+
+async fn update(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) -> Outcome {
+    let asked: Option<wire::HostConfig> = conn.json(head).await?;
+    let asked =
+        asked.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    let warnings = Some(engine.update(id, asked).await?);
+    conn.json_answer(200, &wire::UpdateResponse { warnings }).await
 }
 
 async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {

@@ -177,10 +177,7 @@ fn parse(mountinfo: &str) -> Vec<Hierarchy> {
                 let known = |word: &&str| {
                     WANTED.contains(word)
                         || word.starts_with("name=")
-                        || matches!(
-                            *word,
-                            "hugetlb" | "net_cls" | "net_prio" | "perf_event" | "rdma" | "misc"
-                        )
+                        || matches!(*word, "net_cls" | "net_prio" | "perf_event" | "rdma" | "misc")
                 };
                 let controllers = options.split(',').filter(known).map(str::to_owned).collect();
                 Hierarchy { root, unified: false, name, controllers }

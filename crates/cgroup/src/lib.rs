@@ -6,6 +6,9 @@
 
 mod devices;
 mod hierarchy;
+mod limits;
+mod oom;
+mod support;
 mod v2devices;
 
 use std::io;
@@ -16,7 +19,12 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use limits::{Setting, Version};
+
 pub use hierarchy::{Hierarchies, Hierarchy};
+pub use limits::{BlockLimits, Bound, Limits, PerDevice, Realtime, cpu_weight};
+pub use oom::OomWatch;
+pub use support::Support;
 
 /// Where a container's cgroup lies and what it may use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,17 +36,6 @@ pub struct CgroupPlan {
     pub limits: Limits,
     /// The devices that the container may use; `None` allows all (privileged).
     pub devices: Option<Vec<DeviceRule>>,
-}
-
-/// Limits in their natural units; `None` means unlimited.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes.
-    pub memory: Option<u64>,
-    /// Microseconds of CPU time in each period.
-    pub cpu_quota_us: Option<u64>,
-    pub cpu_period_us: Option<u64>,
-    pub pids: Option<u64>,
 }
 
 /// One line of the device allow list.
@@ -58,7 +55,9 @@ pub struct DeviceRule {
 pub enum CgroupError {
     #[error("{operation} cgroup {path}: {source}")]
     Io { operation: &'static str, path: String, source: io::Error },
-    #[error("no cgroup hierarchy offers {0}, which a limit needs")]
+    #[error("set the {limit} of cgroup {path} to {value}: {source}")]
+    Limit { limit: &'static str, value: String, path: String, source: io::Error },
+    #[error("this kernel has no {0} for cgroups")]
     Missing(&'static str),
     #[error("invalid cgroup name {0:?}")]
     Name(String),
@@ -117,44 +116,112 @@ impl Cgroup {
     }
 
     fn limit(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
-        let limits = &plan.limits;
-        if let Some(bytes) = limits.memory {
-            let member = self.with("memory")?;
-            if member.hierarchy.unified {
-                self.write(member, "memory.max", &bytes.to_string())?;
-            } else {
-                self.write(member, "memory.limit_in_bytes", &bytes.to_string())?;
-                // Swap counts too, where the kernel counts it: twice the memory, as Docker.
-                let twice = bytes.saturating_mul(2).to_string();
-                match self.write(member, "memory.memsw.limit_in_bytes", &twice) {
-                    Err(CgroupError::Io { source, .. })
-                        if source.kind() == io::ErrorKind::NotFound => {}
-                    other => other?,
+        self.give_parents_realtime(plan)?;
+        self.update(&plan.limits)?;
+        match &plan.devices {
+            Some(rules) => devices::allow_only(self, rules),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets limits, of a running container too. What is refused is tried once more after the
+    /// others: whether memory or memory with swap must be raised first depends on what was.
+    pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let mut refused = Vec::new();
+        for setting in limits::settings(limits, |controller| self.version(controller)) {
+            match self.apply(&setting) {
+                Err(CgroupError::Limit { source, .. })
+                    if source.kind() == io::ErrorKind::InvalidInput =>
+                {
+                    refused.push(setting);
+                }
+                other => other?,
+            }
+        }
+        refused.iter().try_for_each(|setting| self.apply(setting))
+    }
+
+    fn version(&self, controller: &str) -> Version {
+        match self.find(controller) {
+            Some(member) if member.hierarchy.unified => Version::V2,
+            Some(_) => Version::V1,
+            None if self.unified().is_some() => Version::V2,
+            None => Version::V1,
+        }
+    }
+
+    fn apply(&self, setting: &Setting) -> Result<(), CgroupError> {
+        let member = self.find(setting.controller).ok_or(CgroupError::Missing(setting.limit))?;
+        for (file, value) in &setting.choices {
+            match write_file(member.directory.as_fd(), file, value) {
+                Ok(()) => return Ok(()),
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(CgroupError::Limit {
+                        limit: setting.limit,
+                        value: value.clone(),
+                        path: self.path.clone(),
+                        source,
+                    });
                 }
             }
         }
-        if let Some(quota) = limits.cpu_quota_us {
-            let member = self.with("cpu")?;
-            let period = limits.cpu_period_us.unwrap_or(100_000);
-            if member.hierarchy.unified {
-                self.write(member, "cpu.max", &format!("{quota} {period}"))?;
-            } else {
-                self.write(member, "cpu.cfs_period_us", &period.to_string())?;
-                self.write(member, "cpu.cfs_quota_us", &quota.to_string())?;
+        Err(CgroupError::Missing(setting.limit))
+    }
+
+    /// Real-time time is handed down from the root and starts as nothing.
+    fn give_parents_realtime(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
+        let realtime = &plan.limits.realtime;
+        let given = Limits {
+            realtime: Realtime {
+                runtime_us: realtime.parent_runtime_us,
+                period_us: realtime.parent_period_us,
+                ..Realtime::default()
+            },
+            ..Limits::default()
+        };
+        if given == Limits::default() || realtime.runtime_us.is_none() {
+            return Ok(());
+        }
+        let hierarchies = Hierarchies::of_this_machine()?;
+        let mut path = String::new();
+        for part in plan.parent.trim_matches('/').split('/') {
+            path = format!("{path}/{part}").trim_start_matches('/').to_owned();
+            let mut parent = Self { path: path.clone(), members: Vec::new() };
+            for hierarchy in hierarchies.used().filter(|hierarchy| hierarchy.has("cpu")) {
+                if let Some(directory) = hierarchy.open(&path)? {
+                    parent.members.push(Member { hierarchy: hierarchy.clone(), directory });
+                }
             }
-        }
-        if let Some(pids) = limits.pids {
-            let member = self.with("pids")?;
-            self.write(member, "pids.max", &pids.to_string())?;
-        }
-        if let Some(rules) = &plan.devices {
-            devices::allow_only(self, rules)?;
+            parent.update(&given)?;
         }
         Ok(())
     }
 
-    fn with(&self, controller: &'static str) -> Result<&Member, CgroupError> {
-        self.find(controller).ok_or(CgroupError::Missing(controller))
+    /// Whether the kernel shows a file in the cgroup of a controller.
+    pub(crate) fn shows(&self, controller: &str, file: &str) -> bool {
+        self.find(controller).is_some_and(|member| {
+            rustix::fs::accessat(
+                &member.directory,
+                file,
+                rustix::fs::Access::EXISTS,
+                AtFlags::empty(),
+            )
+            .is_ok()
+        })
+    }
+
+    /// What is written in a file of a controller; for tests and figures.
+    pub fn read(&self, controller: &str, file: &str) -> Option<String> {
+        let member = self.find(controller)?;
+        read_file(member.directory.as_fd(), file).ok()
+    }
+
+    /// A descriptor that becomes readable when the kernel ends a process for want of memory.
+    pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
+        let member = self.find("memory").ok_or(CgroupError::Missing("memory controller"))?;
+        OomWatch::new(member.directory.as_fd(), member.hierarchy.unified)
+            .map_err(|source| self.failed("watch the memory of", &self.path, source))
     }
 
     fn find(&self, controller: &str) -> Option<&Member> {

@@ -316,6 +316,10 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
     if flags.text("log-driver") == "none" && !options.is_empty() {
         return Err("invalid logging opts for driver none".to_owned());
     }
+    let swappiness = flags.int("memory-swappiness");
+    if !(-1..=100).contains(&swappiness) {
+        return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
+    }
     let (security, unmasked) = security(flags)?;
     let list = |name: &str| nullable(flags.list(name));
     let plain = |name: &str| json!(flags.list(name));
@@ -373,7 +377,7 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         "DeviceRequests": gpus(flags)?,
         "MemoryReservation": flags.bytes("memory-reservation"),
         "MemorySwap": flags.bytes("memory-swap"),
-        "MemorySwappiness": flags.int("memory-swappiness"),
+        "MemorySwappiness": swappiness,
         "OomKillDisable": flags.switch("oom-kill-disable"),
         "PidsLimit": flags.int("pids-limit"),
         "Ulimits": ulimits(flags.list("ulimit"))?,
@@ -420,7 +424,7 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
     Ok(host)
 }
 
-fn restart(text: &str) -> Result<Value> {
+pub fn restart(text: &str) -> Result<Value> {
     let (name, count) = text.split_once(':').unwrap_or((text, ""));
     let count = match count {
         "" => 0,
@@ -475,41 +479,64 @@ fn security(flags: &Parsed) -> Result<(Vec<String>, bool)> {
 }
 
 fn device_weights(list: &[String]) -> Result<Vec<Value>> {
-    list.iter()
-        .map(|entry| {
-            let bad = || format!("bad format: {entry}");
-            let (path, weight) = entry.split_once(':').ok_or_else(bad)?;
-            if !path.starts_with("/dev/") {
-                return Err(format!("bad format for device path: {entry}"));
-            }
-            let weight: u16 =
-                weight.parse().map_err(|_| format!("invalid weight for device: {entry}"))?;
-            Ok(json!({ "Path": path, "Weight": weight }))
-        })
-        .collect()
+    list.iter().map(|entry| device_weight(entry)).collect()
+}
+
+/// `/dev/sda:500`.
+pub fn device_weight(entry: &str) -> Result<Value> {
+    let (path, weight) = device_path(entry)?;
+    let weight = weight.parse::<u16>().ok().filter(|weight| {
+        // 0 takes a weight away.
+        *weight == 0 || (10..=1000).contains(weight)
+    });
+    let weight = weight.ok_or_else(|| format!("invalid weight for device: {entry}"))?;
+    Ok(json!({ "Path": path, "Weight": weight }))
+}
+
+fn device_path(entry: &str) -> Result<(&str, &str)> {
+    let parts = entry.split_once(':').filter(|(path, _)| !path.is_empty());
+    let (path, rest) = parts.ok_or_else(|| format!("bad format: {entry}"))?;
+    if !path.starts_with("/dev/") {
+        return Err(format!("bad format for device path: {entry}"));
+    }
+    Ok((path, rest))
 }
 
 fn device_rates(list: &[String], bytes: bool) -> Result<Vec<Value>> {
-    list.iter()
-        .map(|entry| {
-            let bad = || format!("bad format: {entry}");
-            let (path, rate) = entry.split_once(':').ok_or_else(bad)?;
-            if !path.starts_with("/dev/") {
-                return Err(format!("bad format for device path: {entry}"));
-            }
-            let wrong = || {
-                format!("invalid rate for device: {entry}. The correct format is <device-path>:<number>. Number must be a positive integer")
-            };
-            let rate = match bytes {
-                true => hoy_types::parse_bytes(rate).map_err(|_| wrong())?,
-                false => rate.parse().map_err(|_| wrong())?,
-            };
-            if rate < 0 {
-                return Err(wrong());
-            }
-            Ok(json!({ "Path": path, "Rate": rate }))
-        })
-        .collect()
+    list.iter().map(|entry| device_rate(entry, bytes)).collect()
+}
+
+/// `/dev/sda:1mb`, or a number of operations.
+pub fn device_rate(entry: &str, bytes: bool) -> Result<Value> {
+    let (path, text) = device_path(entry)?;
+    let (rate, form) = if bytes {
+        let unit = "[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb";
+        (hoy_types::parse_bytes(text).ok(), unit)
+    } else {
+        (text.parse().ok(), ". Number must be a positive integer")
+    };
+    let rate = rate.filter(|rate: &i64| *rate >= 0).ok_or_else(|| {
+        format!(
+            "invalid rate for device: {entry}. The correct format is <device-path>:<number>{form}"
+        )
+    })?;
+    Ok(json!({ "Path": path, "Rate": rate }))
+}
+
+/// `c 1:3 rwm`, with `a`, `b` or `c` and `*` for any number.
+pub fn is_device_rule(text: &str) -> bool {
+    let mut words = text.split(' ');
+    let (Some(kind), Some(numbers), Some(access), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    let number =
+        |text: &str| text == "*" || (!text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()));
+    matches!(kind, "a" | "b" | "c")
+        && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+        && (1..=3).contains(&access.len())
+        && access.bytes().all(|c| matches!(c, b'r' | b'w' | b'm'))
 }
 
 fn devices(list: &[String]) -> Result<Vec<Value>> {
@@ -524,6 +551,7 @@ fn devices(list: &[String]) -> Result<Vec<Value>> {
                 [source, mode] if is_mode(mode) => (source, source, mode),
                 [source, target] => (source, target, "rwm"),
                 [source, target, mode] if is_mode(mode) => (source, target, mode),
+                [_, _, mode] => return Err(format!("bad mode specified: {mode}")),
                 _ => return Err(format!("invalid device specification: {entry}")),
             };
             Ok(json!({ "PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode }))
@@ -548,16 +576,7 @@ fn gpus(flags: &Parsed) -> Result<Value> {
 fn ulimits(list: &[String]) -> Result<Vec<Value>> {
     list.iter()
         .map(|entry| {
-            let bad = || format!("invalid ulimit argument: {entry}");
-            let (name, limits) = entry.split_once('=').ok_or_else(bad)?;
-            let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-            let soft: i64 = soft.parse().map_err(|_| bad())?;
-            let hard: i64 = hard.parse().map_err(|_| bad())?;
-            if hard != -1 && (soft == -1 || soft > hard) {
-                return Err(format!(
-                    "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-                ));
-            }
+            let (name, soft, hard) = hoy_types::parse_ulimit(entry)?;
             Ok(json!({ "Name": name, "Hard": hard, "Soft": soft }))
         })
         .collect()

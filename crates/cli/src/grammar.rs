@@ -164,6 +164,7 @@ fn flag_table(canonical: &str) -> &'static str {
         "container rm" => include_str!("../grammar/container-rm.tsv"),
         "container ls" => include_str!("../grammar/container-ls.tsv"),
         "container inspect" => include_str!("../grammar/container-inspect.tsv"),
+        "container update" => include_str!("../grammar/container-update.tsv"),
         "container logs" => include_str!("../grammar/container-logs.tsv"),
         "container attach" => include_str!("../grammar/container-attach.tsv"),
         "container exec" => include_str!("../grammar/container-exec.tsv"),

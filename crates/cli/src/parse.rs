@@ -21,6 +21,11 @@ impl Parsed {
         self.values.contains_key(name)
     }
 
+    /// Whether any flag was there.
+    pub fn any(&self) -> bool {
+        !self.values.is_empty()
+    }
+
     /// Every value of a flag that may be given again.
     pub fn list(&self, name: &str) -> &[String] {
         self.values.get(name).map_or(&[], Vec::as_slice)
@@ -44,7 +49,10 @@ impl Parsed {
 
     /// A size in bytes; -1 stays what it is.
     pub fn bytes(&self, name: &str) -> i64 {
-        hoy_types::parse_bytes(self.text(name)).unwrap_or(0)
+        match self.text(name) {
+            "-1" => -1,
+            text => hoy_types::parse_bytes(text).unwrap_or(0),
+        }
     }
 }
 
@@ -135,7 +143,9 @@ fn cluster(
 
 impl Parsed {
     fn put(&mut self, flag: Flag, value: String) -> Result<()> {
-        if let Err(reason) = check(flag.kind(), &value).and_then(|()| check_name(flag, &value)) {
+        let unlimited = flag.long == "memory-swap" && value == "-1";
+        let checked = if unlimited { Ok(()) } else { check(flag.kind(), &value) };
+        if let Err(reason) = checked.and_then(|()| check_name(flag, &value)) {
             let shown = match flag.short {
                 Some(short) => format!("-{short}, --{}", flag.long),
                 None => format!("--{}", flag.long),
@@ -173,6 +183,15 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
             "stdin" | "stdout" | "stderr" => Ok(()),
             _ => Err("valid streams are STDIN, STDOUT and STDERR".to_owned()),
         },
+        "ulimit" => hoy_types::parse_ulimit(value).map(drop),
+        "blkio-weight-device" => crate::create::device_weight(value).map(drop),
+        "device-read-bps" | "device-write-bps" => crate::create::device_rate(value, true).map(drop),
+        "device-read-iops" | "device-write-iops" => {
+            crate::create::device_rate(value, false).map(drop)
+        }
+        "device-cgroup-rule" if !crate::create::is_device_rule(value) => {
+            Err(format!("invalid device cgroup format '{value}'"))
+        }
         _ => Ok(()),
     }
 }
@@ -188,9 +207,7 @@ fn check(kind: Kind, value: &str) -> std::result::Result<(), String> {
         Kind::Unsigned if value.parse::<u64>().is_err() => {
             Err(format!("strconv.ParseUint: parsing \"{value}\": invalid syntax"))
         }
-        Kind::Bytes if value != "-1" => {
-            hoy_types::parse_bytes(value).map(drop).map_err(|error| error.to_string())
-        }
+        Kind::Bytes => hoy_types::parse_bytes(value).map(drop).map_err(|error| error.to_string()),
         Kind::Decimal => decimal(value).map(drop),
         Kind::Duration => duration(value).map(drop),
         Kind::Filter if !value.contains('=') => {
@@ -203,6 +220,7 @@ fn check(kind: Kind, value: &str) -> std::result::Result<(), String> {
 /// A decimal number in billionths, as `--cpus` takes it.
 pub fn decimal(text: &str) -> std::result::Result<i64, String> {
     let bad = || format!("failed to parse {text} as a rational number");
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let digits = |s: &str| s.bytes().all(|c| c.is_ascii_digit());
     if (whole.is_empty() && part.is_empty()) || !digits(whole) || !digits(part) {
@@ -213,7 +231,8 @@ pub fn decimal(text: &str) -> std::result::Result<i64, String> {
         return Err("value is too precise".to_owned());
     }
     let part: i64 = format!("{part:0<9}")[..9].parse().map_err(|_| bad())?;
-    whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(part)).ok_or_else(bad)
+    let value = whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(part));
+    value.map(|value| if negative { -value } else { value }).ok_or_else(bad)
 }
 
 /// A Go duration in nanoseconds: `1h2m3.5s`, `300ms`, `0`.

@@ -9,13 +9,15 @@ pub(crate) enum Kind {
     Number,
     List,
     Map,
+    /// `name=soft:hard`; in the file an object of objects.
+    Ulimits,
     /// Of a shape that nothing here reads.
     Any,
 }
 
 impl Kind {
     pub(crate) fn repeats(self) -> bool {
-        matches!(self, Self::List | Self::Map)
+        matches!(self, Self::List | Self::Map | Self::Ulimits)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -25,6 +27,7 @@ impl Kind {
             Self::Number => "int",
             Self::List => "list",
             Self::Map => "map",
+            Self::Ulimits => "ulimit",
         }
     }
 }
@@ -409,7 +412,34 @@ pub(crate) const KEYS: &[Key] = &[
         }),
         "Default size of /dev/shm",
     ),
-    unavailable("default-ulimit", "default-ulimits", Kind::Any),
+    key(
+        "default-ulimit",
+        "",
+        "default-ulimits",
+        Kind::Ulimits,
+        Effect::Set(|settings, text| {
+            let (name, soft, hard) = hoy_types::parse_ulimit(text)?;
+            settings.default_ulimits.insert(name, (soft, hard));
+            Ok(())
+        }),
+        "Default ulimits of containers",
+    ),
+    key(
+        "cpu-rt-period",
+        "",
+        "cpu-rt-period",
+        Kind::Number,
+        set!(cpu_rt_period, number),
+        "Limit the real-time period of all containers in microseconds",
+    ),
+    key(
+        "cpu-rt-runtime",
+        "",
+        "cpu-rt-runtime",
+        Kind::Number,
+        set!(cpu_rt_runtime, number),
+        "Limit the real-time runtime of all containers in microseconds",
+    ),
     key(
         "cgroup-parent",
         "",
@@ -484,8 +514,6 @@ pub(crate) const KEYS: &[Key] = &[
     unavailable("authorization-plugin", "authorization-plugins", Kind::List),
     unavailable("bip6", "bip6", Kind::Text),
     unavailable("cdi-spec-dir", "cdi-spec-dirs", Kind::List),
-    unavailable("cpu-rt-period", "cpu-rt-period", Kind::Number),
-    unavailable("cpu-rt-runtime", "cpu-rt-runtime", Kind::Number),
     unavailable("default-gateway", "default-gateway", Kind::Text),
     unavailable("default-gateway-v6", "default-gateway-v6", Kind::Text),
     unavailable("default-network-opt", "default-network-opts", Kind::Any),

@@ -45,8 +45,12 @@ pub struct Settings {
     pub init_path: Option<PathBuf>,
     pub no_new_privileges: bool,
     pub default_shm_size: u64,
-    pub default_ulimits: BTreeMap<String, String>,
+    /// Soft and hard limit by name.
+    pub default_ulimits: BTreeMap<String, (i64, i64)>,
     pub cgroup_parent: String,
+    /// Microseconds of real-time time that the parents of containers get, of each period.
+    pub cpu_rt_runtime: i64,
+    pub cpu_rt_period: i64,
 }
 
 impl Default for Settings {
@@ -78,6 +82,8 @@ impl Default for Settings {
             default_shm_size: 64 << 20,
             default_ulimits: BTreeMap::new(),
             cgroup_parent: "hoy".into(),
+            cpu_rt_runtime: 0,
+            cpu_rt_period: 0,
         }
     }
 }
@@ -233,8 +239,15 @@ fn texts(key: &Key, value: &Value) -> Result<Vec<String>, ConfigError> {
             };
             items.iter().map(pair).collect()
         }
+        (Kind::Ulimits, Value::Object(items)) => {
+            let one = |(name, item): (&String, &Value)| {
+                let (soft, hard) = (item["Soft"].as_i64()?, item["Hard"].as_i64()?);
+                Some(format!("{name}={soft}:{hard}"))
+            };
+            items.iter().map(|item| one(item).ok_or_else(wrong)).collect()
+        }
         (Kind::Any, _) => Ok(vec![value.to_string()]),
-        (Kind::List | Kind::Map, _) => Err(wrong()),
+        (Kind::List | Kind::Map | Kind::Ulimits, _) => Err(wrong()),
         (_, value) => Ok(vec![scalar(value).ok_or_else(wrong)?]),
     }
 }
@@ -329,6 +342,18 @@ mod tests {
         let settings = run(&[], Some(file)).unwrap();
         assert_eq!((settings.mtu, settings.debug), (1400, true));
         assert!(matches!(run(&["--mtu", "9000"], Some(file)), Err(ConfigError::Conflict(_))));
+    }
+
+    #[test]
+    fn ulimits_from_flags_and_file() {
+        let limits = |settings: Settings| settings.default_ulimits;
+        let flags = run(&["--default-ulimit", "nofile=64:128", "--default-ulimit=core=0"], None);
+        let flags = limits(flags.unwrap());
+        assert_eq!((flags["nofile"], flags["core"]), ((64, 128), (0, 0)));
+        let file = r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}}"#;
+        assert_eq!(limits(run(&[], Some(file)).unwrap())["nofile"], (1, 2));
+        assert!(run(&["--default-ulimit=nofile=3:2"], None).is_err());
+        assert!(run(&["--default-ulimit=bogus=1"], None).is_err());
     }
 
     #[test]

@@ -13,7 +13,11 @@ use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::{Handle, View};
-use crate::{plan, refuse, show, spec};
+use crate::{limits, plan, refuse, show, spec};
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
 
 /// Docker's time between a stop's signal and SIGKILL.
 const STOP_TIMEOUT: i64 = 10;
@@ -111,7 +115,7 @@ impl Engine {
         }
         let inner = Arc::clone(&self.inner);
         let record = tokio::task::spawn_blocking(move || inner.prepare_record(name, request));
-        let record = record.await.map_err(lost)??;
+        let (record, warnings) = record.await.map_err(lost)??;
         if let Err(error) = self.inner.save(&record).await {
             self.inner.abandon(&record);
             return Err(error);
@@ -119,7 +123,34 @@ impl Engine {
         let id = record.id.to_string();
         self.inner.container_event(&record, "create", &[]);
         self.inner.registry.insert(Driver::spawn(&self.inner, record, Found::Nothing, None));
-        Ok(wire::CreateResponse { id, warnings: Some(Vec::new()) })
+        Ok(wire::CreateResponse { id, warnings: Some(warnings) })
+    }
+
+    /// Changes limits, of a running container at once.
+    pub async fn update(&self, id: &str, mut asked: wire::HostConfig) -> Result<Vec<String>> {
+        let handle = self.find(id)?;
+        let inner = Arc::clone(&self.inner);
+        let record = handle.record();
+        let decided = tokio::task::spawn_blocking(move || {
+            refuse::unbuilt(&wire::ContainerConfig::default(), &asked, None)?;
+            let support = inner.support()?;
+            let warnings = limits::verify(&mut asked, support, cpus(), true)?;
+            let about = |error: Error| {
+                let text = format!("Cannot update container {}: {error}", record.id);
+                Error::new(error.kind(), text)
+            };
+            let mut host = limits::updated(&record.host, &asked).map_err(about)?;
+            // What is there and what comes may contradict each other.
+            limits::verify(&mut host, support, cpus(), true).map_err(about)?;
+            let limits = inner.limits(&host).map_err(about)?;
+            Ok((Box::new(host), Box::new(limits), warnings))
+        });
+        let (host, limits, warnings) = decided.await.map_err(lost)??;
+        let result = handle.ask(|done| Command::Update { host, limits, done }).await;
+        result.map_err(|error| {
+            Error::new(error.kind(), format!("Cannot update container {}: {error}", handle.id))
+        })?;
+        Ok(warnings)
     }
 
     pub async fn start(&self, id: &str) -> Result<()> {
@@ -371,7 +402,11 @@ async fn stop(handle: Handle, signal: Option<String>, timeout: Option<i64>) -> R
 
 impl Inner {
     /// Everything about a new container but its place in the database. Blocks.
-    fn prepare_record(&self, name: Option<String>, request: wire::CreateRequest) -> Result<Record> {
+    fn prepare_record(
+        &self,
+        name: Option<String>,
+        request: wire::CreateRequest,
+    ) -> Result<(Record, Vec<String>)> {
         let (mut config, mut host, networking) = request.split();
         if let Some(name) = &name {
             validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
@@ -387,10 +422,10 @@ impl Inner {
                 config => config.clone(),
             })
             .map_err(failed("read the image's configuration"))?;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        spec::check(&config, &host, cpus)?;
+        spec::check(&config, &host)?;
         spec::merge_config(&mut config, &image_config);
-        spec::check(&config, &host, cpus)?;
+        spec::check(&config, &host)?;
+        let warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
         plan::check_sysctls(&host)?;
         plan::capabilities(&host)?;
@@ -459,7 +494,22 @@ impl Inner {
             self.abandon(&record);
             return Err(error);
         }
-        Ok(record)
+        Ok((record, warnings))
+    }
+
+    /// What this kernel can limit; looked at once.
+    pub(crate) fn support(&self) -> Result<&hoy_cgroup::Support> {
+        if let Some(known) = self.support.get() {
+            return Ok(known);
+        }
+        let found = hoy_cgroup::Support::probe(&self.settings.cgroup_parent)
+            .map_err(failed("look at the kernel's cgroups"))?;
+        Ok(self.support.get_or_init(|| found))
+    }
+
+    /// What a container's settings mean to the kernel.
+    pub(crate) fn limits(&self, host: &wire::HostConfig) -> Result<hoy_cgroup::Limits> {
+        limits::limits(host, &self.settings, &crate::devices::block)
     }
 
     fn image_for(&self, name: &str) -> Result<Arc<hoy_images::ImageRecord>> {

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hoy_cgroup::Limits;
 use hoy_shim::client::Connection;
 use hoy_shim::message::{
     AttachRequest, Event, ExecRequest, ExitRecord, Failure, LogPlan, Reply, Request, StartRequest,
     Status,
 };
 use hoy_types::Timestamp;
+use hoy_wire::HostConfig;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -62,6 +64,12 @@ pub(crate) enum Command {
     },
     Rename {
         name: String,
+        done: Done<()>,
+    },
+    /// New settings, all of them, and how the kernel is told.
+    Update {
+        host: Box<HostConfig>,
+        limits: Box<Limits>,
         done: Done<()>,
     },
     Remove {
@@ -229,6 +237,10 @@ impl Driver {
                 let result = self.rename(name).await;
                 let _ = done.send(result);
             }
+            Command::Update { host, limits, done } => {
+                let result = self.update(*host, *limits).await;
+                let _ = done.send(result);
+            }
             Command::Remove { force, done } => match self.remove(force).await {
                 Ok(()) => {
                     let _ = done.send(Ok(()));
@@ -321,6 +333,14 @@ impl Driver {
             }
             Event::Detached { exec: None } => self.event("detach", &[]),
             Event::Detached { exec: Some(id) } => self.event("exec_detach", &[("execID", id)]),
+            Event::OutOfMemory { .. } => {
+                if self.record.state.phase.is_alive() {
+                    self.record.state.oom_killed = true;
+                    self.publish();
+                    self.save_later();
+                    self.event("oom", &[]);
+                }
+            }
             Event::LogDropped { records } => {
                 tracing::warn!(container = self.record.id.short(), records, "log records lost");
             }
@@ -345,9 +365,6 @@ impl Driver {
         self.inner.execs_of_ended(&self.record.id);
         self.publish();
         self.save_later();
-        if exit.oom_killed {
-            self.event("oom", &[]);
-        }
         let lasted = (exit.finished_at - exit.started_at).max(0) / 1_000_000_000;
         let die = [("exitCode", exit.code.to_string()), ("execDuration", lasted.to_string())];
         self.event("die", &die);
@@ -700,6 +717,42 @@ impl Driver {
         self.publish();
         self.event("rename", &[("oldName", format!("/{old}"))]);
         Ok(())
+    }
+
+    async fn update(&mut self, host: HostConfig, limits: Limits) -> Result<()> {
+        let phase = self.record.state.phase;
+        if phase == Phase::Removing {
+            return Err(Error::conflict(
+                "Container is marked for removal and cannot be \"update\".",
+            ));
+        }
+        if phase.is_alive() {
+            self.limit(limits).await?;
+        }
+        let before = std::mem::replace(&mut self.record.host, host);
+        if let Err(error) = self.inner.save(&self.record).await {
+            self.record.host = before;
+            if let (true, Ok(old)) = (phase.is_alive(), self.inner.limits(&self.record.host)) {
+                let _ = self.limit(old).await;
+            }
+            return Err(error);
+        }
+        self.publish();
+        self.event("update", &[]);
+        Ok(())
+    }
+
+    /// All or nothing: what the kernel refuses leaves the limits as they were.
+    async fn limit(&mut self, limits: Limits) -> Result<()> {
+        let answer = self.call(Request::Update(Box::new(limits)), &[]).await?;
+        let result = done(self.answer(answer, ANSWER).await?);
+        if result.is_err()
+            && let Ok(old) = self.inner.limits(&self.record.host)
+            && let Ok(answer) = self.call(Request::Update(Box::new(old)), &[]).await
+        {
+            let _ = self.answer(answer, ANSWER).await;
+        }
+        result
     }
 
     async fn remove(&mut self, force: bool) -> Result<()> {

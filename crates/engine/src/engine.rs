@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     pub id: String,
     pub execs: Mutex<HashMap<String, ExecState>>,
     filters: Mutex<HashMap<u64, Vec<BpfInstruction>>>,
+    pub(crate) support: std::sync::OnceLock<hoy_cgroup::Support>,
     removals: mpsc::Sender<ContainerId>,
     pub stop: Mutex<Option<oneshot::Sender<()>>>,
 }
@@ -206,6 +207,7 @@ impl Inner {
             id,
             execs: Mutex::default(),
             filters: Mutex::default(),
+            support: std::sync::OnceLock::new(),
             removals,
             stop: Mutex::new(Some(stop)),
         };
@@ -431,6 +433,8 @@ impl Inner {
             files: &files,
             init: self.init.clone(),
             hostname,
+            limits: self.limits(&record.host)?,
+            devices: crate::devices::gather(&record.host)?,
             seccomp: &|capabilities| self.filter(capabilities),
         };
         Ok((plan::container(record, facts)?, ticket))

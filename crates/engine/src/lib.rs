@@ -6,6 +6,7 @@
 
 mod containers;
 mod detach;
+mod devices;
 mod driver;
 mod engine;
 mod error;
@@ -14,6 +15,7 @@ mod exec;
 mod files;
 mod images;
 mod life;
+mod limits;
 mod plan;
 mod record;
 mod refuse;

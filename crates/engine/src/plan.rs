@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hoy_cgroup::{CgroupPlan, DeviceRule, Limits};
+use hoy_cgroup::{CgroupPlan, Limits};
 use hoy_config::Settings;
 use hoy_runtime::{
     BpfInstruction, ContainerPlan, DevicePlan, MountPlan, MountSource, NamespaceMode,
@@ -11,6 +11,7 @@ use hoy_runtime::{
 use hoy_types::{UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
+use crate::devices::Devices;
 use crate::error::{Error, Result};
 use crate::record::{BindKind, BindMount, NetworkMode, Record};
 
@@ -27,6 +28,8 @@ pub(crate) struct Facts<'a> {
     /// The program for `--init`.
     pub init: PathBuf,
     pub hostname: String,
+    pub limits: Limits,
+    pub devices: Devices,
     /// The compiled filter for a capability set.
     pub seccomp: &'a dyn Fn(u64) -> Vec<BpfInstruction>,
 }
@@ -78,10 +81,15 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
         process: process(record, facts.settings, facts.seccomp)?,
         mounts,
         devices: if host.privileged { DevicePlan::All } else { DevicePlan::Default },
+        extra_devices: facts.devices.nodes,
         masked_paths: host.masked_paths.clone().unwrap_or_default(),
         readonly_paths: host.readonly_paths.clone().unwrap_or_default(),
         sysctls: sysctls(record),
-        cgroup: cgroup(record, facts.settings),
+        cgroup: CgroupPlan {
+            limits: facts.limits,
+            devices: (!host.privileged).then_some(facts.devices.rules),
+            ..cgroup(record, facts.settings)
+        },
         shm_size: (host.ipc_mode != "none").then_some(host.shm_size.unsigned_abs()),
         writable_sys: host.privileged,
         init: wants_init.then_some(facts.init),
@@ -152,50 +160,26 @@ pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
-/// Where the container's cgroup lies, and its limits.
+/// Where the container's cgroup lies.
 pub(crate) fn cgroup(record: &Record, settings: &Settings) -> CgroupPlan {
-    let host = &record.host;
-    let parent = match host.cgroup_parent.trim_matches('/') {
-        "" => settings.cgroup_parent.clone(),
-        given => given.to_owned(),
-    };
     CgroupPlan {
-        parent,
+        parent: cgroup_parent(&record.host.cgroup_parent, &settings.cgroup_parent),
         name: record.key().to_owned(),
-        limits: limits(host),
-        devices: (!host.privileged).then(default_devices),
+        ..CgroupPlan::default()
     }
 }
 
-fn limits(host: &HostConfig) -> Limits {
-    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-    let (cpu_quota_us, cpu_period_us) = match positive(host.nano_cpus) {
-        // Thousandths of a CPU in a period of 100 ms.
-        Some(nano) => (Some(nano / 10_000), Some(100_000)),
-        None => (positive(host.cpu_quota), positive(host.cpu_period)),
-    };
-    Limits {
-        memory: positive(host.memory),
-        cpu_quota_us,
-        cpu_period_us,
-        pids: host.pids_limit.and_then(positive),
+/// `--cgroup-parent` below the root of the hierarchies: `..` leads nowhere from there.
+fn cgroup_parent(asked: &str, default: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in asked.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
     }
-}
-
-/// Docker's device list and what runc adds to it.
-fn default_devices() -> Vec<DeviceRule> {
-    let rule = |kind, major: Option<u32>, minor: Option<u32>, access: &str| DeviceRule {
-        kind,
-        major,
-        minor,
-        access: access.to_owned(),
-    };
-    let mut out = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        out.push(rule('c', Some(major), Some(minor), "rwm"));
-    }
-    out.push(rule('c', Some(136), None, "rwm"));
-    out
+    if parts.is_empty() { default.to_owned() } else { parts.join("/") }
 }
 
 fn process(
@@ -323,32 +307,9 @@ fn no_new_privileges(host: &HostConfig, settings: &Settings) -> bool {
 
 /// `--ulimit` by name.
 pub(crate) fn rlimit(ulimit: &Ulimit) -> Result<Rlimit> {
-    let resource = match ulimit.name.as_str() {
-        "cpu" => 0,
-        "fsize" => 1,
-        "data" => 2,
-        "stack" => 3,
-        "core" => 4,
-        "rss" => 5,
-        "nproc" => 6,
-        "nofile" => 7,
-        "memlock" => 8,
-        "as" => 9,
-        "locks" => 10,
-        "sigpending" => 11,
-        "msgqueue" => 12,
-        "nice" => 13,
-        "rtprio" => 14,
-        "rttime" => 15,
-        other => return Err(Error::invalid(format!("invalid ulimit type: {other}"))),
-    };
+    let resource = hoy_types::ulimit_number(&ulimit.name).map_err(Error::invalid)?;
+    hoy_types::check_ulimit(ulimit.soft, ulimit.hard).map_err(Error::invalid)?;
     let unlimited = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
     let (soft, hard) = (unlimited(ulimit.soft), unlimited(ulimit.hard));
-    if soft > hard {
-        return Err(Error::invalid(format!(
-            "ulimit soft limit must be less than or equal to hard limit: {} > {}",
-            ulimit.soft, ulimit.hard
-        )));
-    }
     Ok(Rlimit { resource, soft, hard })
 }

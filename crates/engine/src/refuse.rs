@@ -39,25 +39,7 @@ pub(crate) fn unbuilt(
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
             "this log driver: hoy has json-file and none; it",
         ),
-        (host.cpu_shares != 0, "--cpu-shares"),
-        (host.blkio_weight != 0, "--blkio-weight"),
-        (some(host.blkio_weight_device.as_ref().map(Vec::len)), "--blkio-weight-device"),
-        (some(host.blkio_device_read_bps.as_ref().map(Vec::len)), "--device-read-bps"),
-        (some(host.blkio_device_write_bps.as_ref().map(Vec::len)), "--device-write-bps"),
-        (some(host.blkio_device_read_iops.as_ref().map(Vec::len)), "--device-read-iops"),
-        (some(host.blkio_device_write_iops.as_ref().map(Vec::len)), "--device-write-iops"),
-        (host.cpu_realtime_period != 0, "--cpu-rt-period"),
-        (host.cpu_realtime_runtime != 0, "--cpu-rt-runtime"),
-        (!host.cpuset_cpus.is_empty(), "--cpuset-cpus"),
-        (!host.cpuset_mems.is_empty(), "--cpuset-mems"),
-        (some(host.devices.as_ref().map(Vec::len)), "--device"),
-        (filled(&host.device_cgroup_rules), "--device-cgroup-rule"),
         (some(host.device_requests.as_ref().map(Vec::len)), "--gpus"),
-        (host.kernel_memory != 0 || host.kernel_memory_tcp != 0, "--kernel-memory"),
-        (host.memory_reservation != 0, "--memory-reservation"),
-        (host.memory_swap != 0, "--memory-swap"),
-        (host.memory_swappiness.is_some_and(|value| value != -1), "--memory-swappiness"),
-        (host.oom_kill_disable == Some(true), "--oom-kill-disable"),
         (!config.mac_address.is_empty(), "--mac-address"),
     ];
     if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
@@ -137,9 +119,9 @@ mod tests {
     fn the_default_request_passes_and_others_are_named() {
         let config = ContainerConfig::default();
         unbuilt(&config, &HostConfig::default(), None).unwrap();
-        let host = HostConfig { cpu_shares: 512, ..HostConfig::default() };
+        let host = HostConfig { volume_driver: "x".into(), ..HostConfig::default() };
         let error = unbuilt(&config, &host, None).unwrap_err();
-        assert_eq!(error.to_string(), "--cpu-shares is not available yet");
+        assert_eq!(error.to_string(), "--volume-driver is not available yet");
         let host = HostConfig { network_mode: "mine".into(), ..HostConfig::default() };
         let error = unbuilt(&config, &host, None).unwrap_err();
         assert_eq!(error.kind(), hoy_types::ErrorKind::NotFound);

@@ -12,9 +12,6 @@ use crate::error::{Error, Result};
 use crate::record::{BindKind, BindMount};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Docker's smallest memory limit.
-const MIN_MEMORY: i64 = 6 << 20;
-
 /// Merges the image's configuration into the request's.
 pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
     if config.user.is_empty() {
@@ -84,6 +81,9 @@ pub(crate) fn command(config: &ContainerConfig) -> Result<Vec<String>> {
 
 /// Fills the host configuration with the daemon's defaults, as inspect shows them.
 pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
     if host.shm_size == 0 {
         host.shm_size = i64::try_from(settings.default_shm_size).unwrap_or(i64::MAX);
     }
@@ -120,6 +120,12 @@ pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
         host.masked_paths.get_or_insert_with(|| texts(MASKED));
         host.readonly_paths.get_or_insert_with(|| texts(READONLY));
     }
+    let own = host.ulimits.get_or_insert_default();
+    for (name, (soft, hard)) in &settings.default_ulimits {
+        if !own.iter().any(|ulimit| ulimit.name == *name) {
+            own.push(hoy_wire::Ulimit { name: name.clone(), soft: *soft, hard: *hard });
+        }
+    }
     if settings.init && host.init.is_none() {
         host.init = Some(true);
     }
@@ -144,7 +150,7 @@ const READONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Checks all that can be wrong without looking at the host.
-pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) -> Result<()> {
+pub(crate) fn check(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     let invalid = |text: &str| Err(Error::invalid(text));
     config.user.parse::<UserSpec>().map_err(|error| Error::invalid(error.to_string()))?;
     if !config.stop_signal.is_empty() {
@@ -162,25 +168,6 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) ->
         }
     }
     hostname(&config.hostname)?;
-    if host.memory != 0 && host.memory < MIN_MEMORY {
-        return invalid("Minimum memory limit allowed is 6MB");
-    }
-    if host.nano_cpus != 0 && (host.cpu_period != 0 || host.cpu_quota != 0) {
-        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set.");
-    }
-    if host.nano_cpus < 0 || host.nano_cpus > cpus as i64 * 1_000_000_000 {
-        return Err(Error::invalid(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
-    }
-    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
-        return invalid(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
-        );
-    }
-    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
-        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
-    }
     if host.oom_score_adj < -1000 || host.oom_score_adj > 1000 {
         return Err(Error::invalid(format!(
             "Invalid value {}, range for oom score adj is [-1000, 1000]",
@@ -205,6 +192,9 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig, cpus: usize) ->
     log_options(host)?;
     for ulimit in host.ulimits.iter().flatten() {
         crate::plan::rlimit(ulimit)?;
+    }
+    for rule in host.device_cgroup_rules.iter().flatten() {
+        crate::devices::rule(rule)?;
     }
     Ok(())
 }
@@ -523,19 +513,6 @@ mod tests {
         for bad in [&["/a:/"][..], &["/a:b"], &["/a:/x", "/b:/x/"], &["/a:/x/../y"]] {
             assert!(mounts(&host(bad)).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn limits() {
-        let config = ContainerConfig::default();
-        let memory = |memory| HostConfig { memory, ..HostConfig::default() };
-        assert!(check(&config, &memory(1 << 20), 2).is_err());
-        assert!(check(&config, &memory(6 << 20), 2).is_ok());
-        let cpus = HostConfig { nano_cpus: 3_000_000_000, ..HostConfig::default() };
-        assert_eq!(
-            check(&config, &cpus, 2).unwrap_err().to_string(),
-            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
-        );
     }
 
     #[test]

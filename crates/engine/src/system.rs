@@ -57,7 +57,7 @@ impl Engine {
         let count =
             |wanted: &[Phase]| all.iter().filter(|phase| wanted.contains(phase)).count() as i64;
         let cgroups = hoy_cgroup::Hierarchies::of_this_machine();
-        let has = |name: &str| cgroups.as_ref().is_ok_and(|all| all.has(name));
+        let support = inner.support().cloned().unwrap_or_default();
         let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
         let uname = rustix::system::uname();
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
@@ -83,11 +83,15 @@ impl Engine {
                 authorization: None,
                 log: list(&["json-file", "none"]),
             },
-            memory_limit: has("memory"),
-            cpu_cfs_period: has("cpu"),
-            cpu_cfs_quota: has("cpu"),
-            cpu_set: has("cpuset"),
-            pids_limit: has("pids"),
+            warnings: Some(missing_limits(&support, unified)).filter(|list| !list.is_empty()),
+            memory_limit: support.memory,
+            swap_limit: support.swap,
+            cpu_cfs_period: support.cpu_quota,
+            cpu_cfs_quota: support.cpu_quota,
+            cpu_shares: support.cpu_shares,
+            cpu_set: support.cpuset,
+            pids_limit: support.pids,
+            oom_kill_disable: support.oom_kill_disable,
             ipv4_forwarding: forwarding.is_ok_and(|text| text.trim() == "1"),
             debug: inner.settings.debug,
             system_time: now().to_string(),
@@ -207,6 +211,28 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// What `info` warns of, in Docker's words.
+fn missing_limits(support: &hoy_cgroup::Support, unified: bool) -> Vec<String> {
+    [
+        (support.memory, "memory limit support"),
+        (support.swap, "swap limit support"),
+        (support.oom_kill_disable || unified, "oom kill disable support"),
+        (support.cpu_quota, "cpu cfs quota support"),
+        (support.cpu_quota, "cpu cfs period support"),
+        (support.cpu_shares, "cpu shares support"),
+        (support.cpuset, "cpuset support"),
+        (support.pids, "pids limit support"),
+        (support.block_bps, "blkio throttle.read_bps_device support"),
+        (support.block_bps, "blkio throttle.write_bps_device support"),
+        (support.block_iops, "blkio throttle.read_iops_device support"),
+        (support.block_iops, "blkio throttle.write_iops_device support"),
+    ]
+    .into_iter()
+    .filter(|(have, _)| !have)
+    .map(|(_, what)| format!("WARNING: No {what}"))
+    .collect()
 }
 
 fn os_release(key: &str) -> String {

@@ -42,7 +42,7 @@ impl StartError {
 }
 
 /// The kernel's words for an error, without Rust's "(os error N)".
-pub(crate) fn text(error: &io::Error) -> String {
+pub fn text(error: &io::Error) -> String {
     let full = error.to_string();
     let bare = full.split(" (os error").next().unwrap_or(&full);
     let mut letters = bare.chars();

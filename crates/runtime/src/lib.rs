@@ -13,7 +13,7 @@ pub mod seccomp;
 mod tree;
 mod users;
 
-pub use error::{FailureReason, StartError};
+pub use error::{FailureReason, StartError, text as plain_error};
 pub use plan::*;
 pub use prepare::{GivenFds, Prepared, prepare};
 pub use running::{Running, Started, Stdio, resize};

@@ -32,6 +32,8 @@ pub struct ContainerPlan {
     pub writable_sys: bool,
     /// The host's hoy-init, bound to /sbin/docker-init and put before the command.
     pub init: Option<PathBuf>,
+    /// Nodes beside those of `devices`.
+    pub extra_devices: Vec<DeviceNodePlan>,
 }
 
 /// The root file system: an overlay over directories that the store owns.
@@ -148,6 +150,19 @@ pub enum DevicePlan {
     Default,
     /// Those and every device node of the host's /dev (privileged).
     All,
+}
+
+/// One device node to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNodePlan {
+    /// Absolute, in the container.
+    pub path: String,
+    /// Type and permissions.
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// A further process in a running container.

@@ -18,7 +18,8 @@ use rustix::mount::{
 
 use crate::error::StartError;
 use crate::plan::{
-    ContainerPlan, DevicePlan, MountSource, NamespaceMode, NetMode, Propagation, RootPlan,
+    ContainerPlan, DeviceNodePlan, DevicePlan, MountSource, NamespaceMode, NetMode, Propagation,
+    RootPlan,
 };
 use crate::users::{self, Credentials};
 
@@ -53,10 +54,10 @@ pub(crate) enum Source {
     Tmpfs,
 }
 
-/// A node to make in /dev.
+/// A node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceNode {
-    /// Below /dev.
+    /// Absolute, in the container.
     pub path: String,
     pub mode: u32,
     pub device: u64,
@@ -78,14 +79,12 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
         plan.mounts.iter().map(|mount| source(&mount.source, mount.readonly, mount.propagation));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let init = plan.init.as_deref().map(|path| clone_tree(path, false)).transpose()?;
-    let devices = match plan.devices {
-        DevicePlan::Default => default_devices(),
-        DevicePlan::All => {
-            let mut all = default_devices();
-            host_devices(Path::new("/dev"), "", &mut all, 0);
-            all
-        }
-    };
+    let mut devices = default_devices();
+    // First: where two want one name, it is what was asked for by name.
+    devices.extend(plan.extra_devices.iter().map(extra_device));
+    if plan.devices == DevicePlan::All {
+        host_devices(Path::new("/dev"), "", &mut devices, 0);
+    }
     let mut host_ipc = Vec::new();
     if plan.namespaces.ipc == NamespaceMode::Host {
         for name in ["shm", "mqueue"] {
@@ -255,7 +254,7 @@ fn default_devices() -> Vec<DeviceNode> {
     ]
     .into_iter()
     .map(|(name, major, minor)| DeviceNode {
-        path: name.to_owned(),
+        path: format!("/dev/{name}"),
         mode: FileType::CharacterDevice.as_raw_mode() | 0o666,
         device: rustix::fs::makedev(major, minor),
         uid: 0,
@@ -264,24 +263,35 @@ fn default_devices() -> Vec<DeviceNode> {
     .collect()
 }
 
+fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
+    DeviceNode {
+        path: node.path.clone(),
+        mode: node.mode,
+        device: rustix::fs::makedev(node.major, node.minor),
+        uid: node.uid,
+        gid: node.gid,
+    }
+}
+
 /// Every device of the host, for privileged containers.
 fn host_devices(directory: &Path, prefix: &str, out: &mut Vec<DeviceNode>, depth: u32) {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let path = format!("{prefix}{name}");
+        let below = format!("{prefix}{name}");
+        let path = format!("/dev/{below}");
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
             let skipped = matches!(name.as_str(), "pts" | "shm" | "fd" | "mqueue" | "hugepages");
             if !skipped && depth < 4 {
-                host_devices(&entry.path(), &format!("{path}/"), out, depth + 1);
+                host_devices(&entry.path(), &format!("{below}/"), out, depth + 1);
             }
             continue;
         }
         let device = kind.is_char_device() || kind.is_block_device();
         let known =
-            matches!(path.as_str(), "console" | "ptmx") || out.iter().any(|d| d.path == path);
+            matches!(below.as_str(), "console" | "ptmx") || out.iter().any(|d| d.path == path);
         if let (true, false, Ok(stat)) = (device, known, entry.metadata()) {
             out.push(DeviceNode {
                 path,

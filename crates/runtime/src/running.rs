@@ -265,6 +265,16 @@ impl Running {
         self.cgroup.freeze(frozen).map_err(cgroup_error)
     }
 
+    /// Sets limits while it runs.
+    pub fn update(&self, limits: &hoy_cgroup::Limits) -> Result<(), StartError> {
+        self.cgroup.update(limits).map_err(cgroup_error)
+    }
+
+    /// Readable when the kernel was short of memory for it; `None` where that cannot be watched.
+    pub fn watch_oom(&self) -> Option<hoy_cgroup::OomWatch> {
+        self.cgroup.watch_oom().ok()
+    }
+
     /// How many processes the kernel killed for want of memory.
     pub fn oom_kills(&self) -> u64 {
         self.cgroup.oom_kills()

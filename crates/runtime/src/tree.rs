@@ -17,7 +17,7 @@ use rustix::mount::{
 
 use crate::error::StartError;
 use crate::plan::MountSource;
-use crate::prepare::{Prepared, Source};
+use crate::prepare::{DeviceNode, Prepared, Source};
 
 const USUAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
@@ -157,28 +157,7 @@ fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
         attach(mount.as_fd(), subdirectory(&dev, name, 0o755)?.as_fd(), name)?;
     }
     for node in &prepared.devices {
-        let failed = |errno: Errno| StartError::system(&format!("make /dev/{}", node.path), errno);
-        let (directory, name) = match node.path.rsplit_once('/') {
-            Some((directory, name)) => {
-                let mut current = clone_handle(&dev)?;
-                for part in directory.split('/') {
-                    current = subdirectory(&current, part, 0o755)?;
-                }
-                (current, name)
-            }
-            None => (clone_handle(&dev)?, node.path.as_str()),
-        };
-        let kind = FileType::from_raw_mode(node.mode);
-        let mode = Mode::from_raw_mode(node.mode & 0o7777);
-        rustix::fs::mknodat(&directory, name, kind, mode, node.device).map_err(failed)?;
-        if (node.uid, node.gid) != (0, 0) {
-            let owner = (
-                Some(rustix::fs::Uid::from_raw(node.uid)),
-                Some(rustix::fs::Gid::from_raw(node.gid)),
-            );
-            rustix::fs::chownat(&directory, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed)?;
-        }
+        make_node(&prepared.root, &dev, node)?;
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -192,6 +171,42 @@ fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
             .map_err(|errno| StartError::system(&format!("link /dev/{name}"), errno))?;
     }
     Ok((dev, pts))
+}
+
+/// Below our own /dev, or somewhere else in the root. What is there already stays.
+fn make_node(root: &RootFd, dev: &OwnedFd, node: &DeviceNode) -> Result<(), StartError> {
+    let failed = |errno: Errno| StartError::system(&format!("make {}", node.path), errno);
+    let (directory, name) = node.path.rsplit_once('/').unwrap_or(("", &node.path));
+    if matches!(name, "" | "." | "..") {
+        return Err(StartError::invalid(format!("{:?} is no place for a device", node.path)));
+    }
+    let directory = match directory.strip_prefix("/dev") {
+        Some(below) if below.is_empty() || below.starts_with('/') => {
+            let mut current = clone_handle(dev)?;
+            for part in below.split('/').filter(|part| !matches!(*part, "" | ".")) {
+                current = subdirectory(&current, part, 0o755)?;
+            }
+            current
+        }
+        _ => {
+            let directory = root.make_directories(directory, 0o755).map_err(below)?;
+            refuse_inside_proc(directory.as_fd(), &node.path)?;
+            directory
+        }
+    };
+    let kind = FileType::from_raw_mode(node.mode);
+    let mode = Mode::from_raw_mode(node.mode & 0o7777);
+    match rustix::fs::mknodat(&directory, name, kind, mode, node.device) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    }
+    if (node.uid, node.gid) == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(node.uid), rustix::fs::Gid::from_raw(node.gid));
+    rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(failed)
 }
 
 fn clone_handle(of: &OwnedFd) -> Result<OwnedFd, StartError> {

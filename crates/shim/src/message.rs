@@ -10,7 +10,7 @@ use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change that an older peer could not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A request with the number that its answer repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub enum Request {
     Resume,
     /// The exit is on record with the daemon: clean up and go.
     Release,
+    /// New limits for the running container: all of them.
+    Update(Box<hoy_cgroup::Limits>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,5 +181,9 @@ pub enum Event {
     /// Log records that did not fit while the disk was blocked.
     LogDropped {
         records: u64,
+    },
+    /// The kernel has ended processes of the container for want of memory; how many by now.
+    OutOfMemory {
+        kills: u64,
     },
 }

@@ -43,6 +43,10 @@ impl Shim {
             Request::Pause => self.freeze(true),
             Request::Resume => self.freeze(false),
             Request::Release => self.release(),
+            Request::Update(limits) => match &self.container {
+                Container::Running(alive) => done(alive.running.update(&limits)),
+                _ => not_running(),
+            },
         }
     }
 
@@ -171,7 +175,9 @@ impl Shim {
             session.attach(client, &attach, &mut notes);
         }
         self.session = Some(session);
-        let alive = Alive { running, pid, started_at, paused: false, shares_pids };
+        let oom = running.watch_oom();
+        let alive =
+            Alive { running, pid, started_at, paused: false, shares_pids, oom, oom_kills: 0 };
         self.container = Container::Running(Box::new(alive));
         self.tell_notes(&notes, None);
         Ok(Reply::Started { pid, started_at })

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hoy_cgroup::OomWatch;
 use hoy_runtime::Running;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -57,6 +58,9 @@ pub(crate) struct Alive {
     pub paused: bool,
     /// Its processes do not end by themselves with the first one.
     pub shares_pids: bool,
+    pub oom: Option<OomWatch>,
+    /// As told to the daemon.
+    pub oom_kills: u64,
 }
 
 /// Whose descriptor poll looked at.
@@ -64,6 +68,7 @@ pub(crate) struct Alive {
 enum Owner {
     Control,
     Listener,
+    Memory,
     Container(Slot),
     Exec(usize, Slot),
 }
@@ -131,6 +136,12 @@ impl Shim {
             owners.push(Owner::Control);
             fds.push(PollFd::new(control, PollFlags::IN));
         }
+        if let Container::Running(alive) = &self.container
+            && let Some(oom) = &alive.oom
+        {
+            owners.push(Owner::Memory);
+            fds.push(PollFd::new(oom, PollFlags::IN));
+        }
         let mut deadlines = Vec::new();
         let mut add = |session: &'_ Session| deadlines.extend(session.deadline());
         if let Some(session) = &self.session {
@@ -164,6 +175,7 @@ impl Shim {
         let mut notes = Vec::new();
         match owner {
             Owner::Listener => self.accept(),
+            Owner::Memory => self.short_of_memory(),
             Owner::Control => self.listen_to_daemon(),
             Owner::Container(slot) => {
                 self.scratch.reserve(CHUNK);
@@ -181,6 +193,19 @@ impl Shim {
                     self.tell_notes(&notes, Some(&id));
                 }
             }
+        }
+    }
+
+    /// The watch also fires for what did not end anything.
+    fn short_of_memory(&mut self) {
+        let Container::Running(alive) = &mut self.container else { return };
+        if let Some(oom) = &alive.oom {
+            oom.clear();
+        }
+        let kills = alive.running.oom_kills();
+        if kills > alive.oom_kills {
+            alive.oom_kills = kills;
+            self.tell(Event::OutOfMemory { kills });
         }
     }
 
@@ -311,9 +336,13 @@ impl Shim {
             self.container = state;
             return;
         };
+        let kills = alive.running.oom_kills();
+        if kills > alive.oom_kills {
+            self.tell(Event::OutOfMemory { kills });
+        }
         let record = ExitRecord {
             code: exit.code,
-            oom_killed: alive.running.oom_kills() > 0,
+            oom_killed: kills > 0,
             pid: alive.pid,
             started_at: alive.started_at,
             finished_at: exit.at,

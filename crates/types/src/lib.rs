@@ -10,6 +10,7 @@ mod reference;
 mod signal;
 mod size;
 mod time;
+mod ulimit;
 mod user;
 
 pub use digest::{Digest, DigestError};
@@ -21,4 +22,5 @@ pub use reference::{Reference, ReferenceError};
 pub use signal::{Signal, SignalError};
 pub use size::{SizeError, human_size, human_size_binary, parse_bytes};
 pub use time::{TimeError, Timestamp};
+pub use ulimit::{check_ulimit, parse_ulimit, ulimit_number};
 pub use user::{UserError, UserRef, UserSpec};

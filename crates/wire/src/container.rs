@@ -513,3 +513,10 @@ pub struct CreateResponse {
     pub id: String,
     pub warnings: Option<Vec<String>>,
 }
+
+/// `container.UpdateResponse`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdateResponse {
+    pub warnings: Option<Vec<String>>,
+}

@@ -223,3 +223,45 @@ pub fn top(app: &App<'_>) -> Result<u8> {
     lines.extend(answer["Processes"].as_array().into_iter().flatten().map(row));
     print(&table::align_at_least(&lines, 20)).map(|()| 0)
 }
+
+/// `update`: the same limits for each container; what was not given stays.
+pub fn update(app: &App<'_>) -> Result<u8> {
+    let flags = app.flags;
+    if !flags.any() {
+        return Err(Failure::new("you must provide one or more flags when using this command"));
+    }
+    let mut body = serde_json::json!({
+        "BlkioWeight": flags.int("blkio-weight"),
+        "CpuPeriod": flags.int("cpu-period"),
+        "CpuQuota": flags.int("cpu-quota"),
+        "CpuRealtimePeriod": flags.int("cpu-rt-period"),
+        "CpuRealtimeRuntime": flags.int("cpu-rt-runtime"),
+        "CpuShares": flags.int("cpu-shares"),
+        "CpusetCpus": flags.text("cpuset-cpus"),
+        "CpusetMems": flags.text("cpuset-mems"),
+        "KernelMemory": flags.bytes("kernel-memory"),
+        "Memory": flags.bytes("memory"),
+        "MemoryReservation": flags.bytes("memory-reservation"),
+        "MemorySwap": flags.bytes("memory-swap"),
+        "NanoCpus": match flags.text("cpus") {
+            "" => 0,
+            text => crate::parse::decimal(text).map_err(Failure::new)?,
+        },
+        "PidsLimit": flags.int("pids-limit"),
+    });
+    if flags.given("restart") {
+        body["RestartPolicy"] =
+            crate::create::restart(flags.text("restart")).map_err(Failure::new)?;
+    }
+    let mut warnings = Vec::new();
+    let result = app.each(|name| {
+        let answer = app.client.post(format!("{}/update", container(name))).json(&body).fetch()?;
+        let said = answer["Warnings"].as_array().into_iter().flatten();
+        warnings.extend(said.filter_map(Value::as_str).map(str::to_owned));
+        Ok(())
+    });
+    if !warnings.is_empty() {
+        print(&format!("{}\n", warnings.join("\n")))?;
+    }
+    result
+}

@@ -126,6 +126,7 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "container pause" => containers::plain(&app, "pause"),
         "container unpause" => containers::plain(&app, "unpause"),
         "container rename" => containers::rename(&app),
+        "container update" => containers::update(&app),
         "container wait" => containers::wait(&app),
         "container port" => containers::port(&app),
         "container top" => containers::top(&app),
