@@ -63,3 +63,51 @@ pub fn import(daemon: &Daemon, name: &str, script: &str, changes: &[&str]) {
     args.extend([tar.as_str(), name]);
     daemon.docker(&args).run().ok();
 }
+
+/// Whether cgroup v2 serves the memory limits of this machine.
+pub fn unified() -> bool {
+    controller("memory").1
+}
+
+/// Where a controller is mounted, and whether by cgroup v2.
+fn controller(name: &str) -> (std::path::PathBuf, bool) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    let mut unified = None;
+    for line in mounts.lines() {
+        let (before, after) = line.split_once(" - ").expect("mountinfo");
+        let path = std::path::PathBuf::from(before.split(' ').nth(4).expect("mount point"));
+        let options = after.rsplit(' ').next().unwrap_or("");
+        match after.split(' ').next() {
+            Some("cgroup") if options.split(',').any(|option| option == name) => {
+                return (path, false);
+            }
+            Some("cgroup2") => unified = Some(path),
+            _ => {}
+        }
+    }
+    (unified.unwrap_or_else(|| panic!("no hierarchy has {name}")), true)
+}
+
+/// A container's cgroup, as the machine sees it.
+pub fn cgroup(daemon: &Daemon, name: &str, of: &str) -> std::path::PathBuf {
+    let id = field(daemon, name, "{{.Id}}");
+    controller(of).0.join(daemon.cgroup()).join(id)
+}
+
+/// What is written in a container's cgroup, by each version's name for it.
+#[track_caller]
+pub fn written(daemon: &Daemon, name: &str, of: &str, v1: &str, v2: &str) -> String {
+    let path = cgroup(daemon, name, of).join(if controller(of).1 { v2 } else { v1 });
+    let text = std::fs::read_to_string(&path);
+    text.unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+}
+
+/// Microseconds of CPU time that a container has had.
+pub fn cpu_time(daemon: &Daemon, name: &str) -> u64 {
+    if controller("cpuacct").1 {
+        let text = written(daemon, name, "cpu", "", "cpu.stat");
+        let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        return line.expect("usage").parse().expect("number");
+    }
+    written(daemon, name, "cpuacct", "cpuacct.usage", "").parse::<u64>().expect("number") / 1000
+}
