@@ -41,12 +41,15 @@ impl Hierarchies {
         Ok(Self(all))
     }
 
-    /// Those with a controller that hoy uses; a v2 hierarchy beside v1 ones that has none of them
+    /// Those with a controller that hoy uses, and named ones, which are an init system's: one that
+    /// runs in a container needs its own part. A v2 hierarchy beside v1 ones that has no controller
     /// is left alone.
     pub fn used(&self) -> impl Iterator<Item = &Hierarchy> {
         let alone = self.0.iter().all(|hierarchy| hierarchy.unified);
         self.0.iter().filter(move |hierarchy| {
-            alone || hierarchy.controllers.iter().any(|name| WANTED.contains(&name.as_str()))
+            let wanted =
+                |name: &String| WANTED.contains(&name.as_str()) || name.starts_with("name=");
+            alone || hierarchy.controllers.iter().any(wanted)
         })
     }
 
