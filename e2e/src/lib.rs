@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: a daemon with the usual images.
 
+pub mod dockerd;
+
 use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, busybox_rootfs, wait_until};
 
 /// A daemon that has `busybox`.

@@ -85,7 +85,7 @@ fn directories(root: &Path) -> usize {
 }
 
 /// Takes back an emptied cgroup tree of a test.
-pub(crate) fn remove_cgroups(parent: &str) {
+pub fn remove_cgroups(parent: &str) {
     fn remove(path: &Path) {
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) {

@@ -11,7 +11,7 @@ mod netns;
 pub use command::{Output, Run, wait_until};
 pub use daemon::{Daemon, programs};
 pub use images::{alpine_rootfs, busybox_oci_tar, busybox_rootfs, debian_nginx_rootfs, workspace};
-pub use kernel::KernelCounts;
+pub use kernel::{KernelCounts, remove_cgroups};
 pub use netns::NetNs;
 
 /// Whether tests that need root can run: they fail, not skip, where they cannot.

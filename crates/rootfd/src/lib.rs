@@ -150,6 +150,20 @@ impl RootFd {
         Ok(current)
     }
 
+    /// A symbolic link below the root, unless something is there already. Its target is text: it
+    /// leads wherever whoever follows it comes to.
+    pub fn link(&self, path: &str, target: &str) -> Result<(), RootError> {
+        let names: Vec<&str> = parts(path).collect();
+        let Some((name, directory)) = names.split_last() else {
+            return Err(RootError::Kind { path: path.to_owned(), wanted: "a link" });
+        };
+        let directory = self.make_directories(&directory.join("/"), 0o755)?;
+        match rustix::fs::symlinkat(target, &directory, *name) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(failed("link", path, errno)),
+        }
+    }
+
     /// A file below the root to mount on, made empty with its directories where it is missing.
     pub fn make_file(&self, path: &str) -> Result<OwnedFd, RootError> {
         match self.handle(path, Links::Inside) {

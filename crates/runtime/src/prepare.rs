@@ -41,7 +41,7 @@ pub struct Prepared {
     pub(crate) sources: Vec<Source>,
     /// For each hierarchy: its name below /sys/fs/cgroup and a mount of the container's own part.
     pub(crate) cgroup_views: Vec<(String, bool, OwnedFd)>,
-    /// /dev/shm and /dev/mqueue of the host, where the IPC namespace is the host's.
+    /// /dev/shm of the host, where the IPC namespace is the host's.
     pub(crate) host_ipc: Vec<(&'static str, OwnedFd)>,
     pub(crate) devices: Vec<DeviceNode>,
     /// `--init`.
@@ -87,10 +87,8 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     }
     let mut host_ipc = Vec::new();
     if plan.namespaces.ipc == NamespaceMode::Host {
-        for name in ["shm", "mqueue"] {
-            if let Ok(mount) = clone_tree(&Path::new("/dev").join(name), true) {
-                host_ipc.push((name, mount));
-            }
+        if let Ok(mount) = clone_tree(Path::new("/dev/shm"), true) {
+            host_ipc.push(("shm", mount));
         }
     }
     // Last, since it is the one thing here that does not go away by itself.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::mount as attributes;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -38,8 +38,19 @@ fn make(
     options: &[(&str, &str)],
     flags: MountAttrFlags,
 ) -> Result<OwnedFd, StartError> {
+    make_as(kind, kind, options, flags)
+}
+
+fn make_as(
+    kind: &str,
+    source: &str,
+    options: &[(&str, &str)],
+    flags: MountAttrFlags,
+) -> Result<OwnedFd, StartError> {
     let failed = |errno: Errno| StartError::system(&format!("mount {kind}"), errno);
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    // What mount tables show first: Docker's runtime tells the kind again.
+    fsconfig_set_string(&context, "source", source).map_err(failed)?;
     for (key, value) in options {
         if value.is_empty() {
             fsconfig_set_flag(&context, *key).map_err(failed)?;
@@ -126,6 +137,11 @@ pub(crate) fn build(prepared: &Prepared) -> Result<Tree, StartError> {
     for (mount, source) in prepared.plan.mounts.iter().zip(&prepared.sources) {
         user_mount(root, mount, source)?;
     }
+    if rustix::fs::accessat(&proc, "kcore", Access::EXISTS, AtFlags::empty()).is_ok() {
+        rustix::fs::symlinkat("/proc/kcore", &dev, "core")
+            .map_err(|errno| StartError::system("link /dev/core", errno))?;
+    }
+    signs(root)?;
     sysctls(prepared, &proc)?;
     hide(prepared, &dev)?;
     Ok(Tree { proc, pts, dev })
@@ -139,19 +155,18 @@ fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
     let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
     let pts = make("devpts", &options, pts_flags)?;
     attach(pts.as_fd(), subdirectory(&dev, "pts", 0o755)?.as_fd(), "/dev/pts")?;
-    if prepared.host_ipc.is_empty() {
-        if let Some(size) = prepared.plan.shm_size {
-            let size = size.to_string();
-            let shm = make("tmpfs", &[("mode", "1777"), ("size", &size)], USUAL)?;
-            attach(shm.as_fd(), subdirectory(&dev, "shm", 0o1777)?.as_fd(), "/dev/shm")?;
-        }
-        match make("mqueue", &[], USUAL) {
-            Ok(queue) => {
-                attach(queue.as_fd(), subdirectory(&dev, "mqueue", 0o755)?.as_fd(), "/dev/mqueue")?;
-            }
-            // A kernel without POSIX message queues: nothing to show.
-            Err(_) => drop(subdirectory(&dev, "mqueue", 0o755)?),
-        }
+    if prepared.host_ipc.is_empty()
+        && let Some(size) = prepared.plan.shm_size
+    {
+        let size = size.to_string();
+        let options = [("mode", "1777"), ("size", size.as_str())];
+        let shm = make_as("tmpfs", "shm", &options, USUAL)?;
+        attach(shm.as_fd(), subdirectory(&dev, "shm", 0o1777)?.as_fd(), "/dev/shm")?;
+    }
+    // Shows the queues of the namespace it is made in, the host's too.
+    let queues = subdirectory(&dev, "mqueue", 0o755)?;
+    if let Ok(queue) = make("mqueue", &[], USUAL) {
+        attach(queue.as_fd(), queues.as_fd(), "/dev/mqueue")?;
     }
     for (name, mount) in &prepared.host_ipc {
         attach(mount.as_fd(), subdirectory(&dev, name, 0o755)?.as_fd(), name)?;
@@ -165,7 +180,6 @@ fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
         ("ptmx", "pts/ptmx"),
-        ("core", "/proc/kcore"),
     ] {
         rustix::fs::symlinkat(target, &dev, name)
             .map_err(|errno| StartError::system(&format!("link /dev/{name}"), errno))?;
@@ -220,7 +234,8 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
         if writable { flags } else { flags.union(MountAttrFlags::MOUNT_ATTR_RDONLY) }
     };
     // Made here, after the network namespace was entered: sysfs shows that one's interfaces.
-    let sys = make("sysfs", &[], readonly(USUAL))?;
+    let options: &[(&str, &str)] = if writable { &[] } else { &[("ro", "")] };
+    let sys = make("sysfs", options, readonly(USUAL))?;
     attach(sys.as_fd(), real_directory(&prepared.root, "sys")?.as_fd(), "/sys")?;
     let Ok(target) = prepared.root.handle("/sys/fs/cgroup", Links::None) else { return Ok(()) };
     let set = if writable { 0 } else { attributes::RDONLY }
@@ -330,6 +345,18 @@ fn target_kind(target: &str) -> StartError {
          directory onto a file (or vice-versa)? Check if the specified host path exists and is \
          the expected type"
     ))
+}
+
+/// What programs look for to know that they are in a container of Docker's kind, and the table of
+/// mounts where it once was.
+fn signs(root: &RootFd) -> Result<(), StartError> {
+    root.make_file("/.dockerenv").map_err(below)?;
+    match root.link("/etc/mtab", "/proc/mounts") {
+        Ok(()) => Ok(()),
+        // An image whose /etc is no directory lives without.
+        Err(error) if error.is_missing() || matches!(error, RootError::Kind { .. }) => Ok(()),
+        Err(error) => Err(below(error)),
+    }
 }
 
 /// Kernel settings of the container's own namespaces.

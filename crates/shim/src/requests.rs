@@ -236,7 +236,7 @@ impl Streams {
             let (read, write) = pipe()?;
             (read, Some(write))
         } else {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let flags = OFlags::RDWR | OFlags::CLOEXEC;
             let null = rustix::fs::open("/dev/null", flags, Mode::empty())
                 .map_err(|errno: Errno| StartError::system("open /dev/null", errno))?;
             (null, None)
