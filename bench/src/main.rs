@@ -9,6 +9,7 @@ mod docker;
 mod goals;
 mod hoy;
 mod image;
+mod limits;
 mod many;
 mod measure;
 mod memory;
@@ -25,6 +26,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+use options::What;
+
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
@@ -39,7 +42,13 @@ fn run() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let options = options::parse(&args)?;
     match place::inside() {
-        Some(place) => start::run(&place, &options).map(|()| ExitCode::SUCCESS),
+        Some(place) => {
+            let run = match options.what {
+                What::Start => start::run,
+                What::Limits => limits::run,
+            };
+            run(&place, &options).map(|()| ExitCode::SUCCESS)
+        }
         None => place::enter(&args),
     }
 }

@@ -7,10 +7,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub const NAMES: &[&str] =
     &["hoy", "docker+hoyd", "docker", "podman-crun", "podman-runc", "crun", "runc"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]";
+
+/// Which benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// What it costs to have a container, for every engine.
+    Start,
+    /// What each limit adds to a start of hoy's.
+    Limits,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
+    pub what: What,
     pub rounds: usize,
     /// Empty: all.
     pub only: Vec<String>,
@@ -25,8 +35,12 @@ impl Options {
 
 pub fn parse(args: &[String]) -> Result<Options> {
     let mut words = args.iter().map(String::as_str);
-    ensure!(words.next() == Some("start"), "which benchmark? There is: start\n{USAGE}");
-    let mut options = Options { rounds: 20, only: Vec::new(), json: false };
+    let what = match words.next() {
+        Some("start") => What::Start,
+        Some("limits") => What::Limits,
+        _ => bail!("which benchmark? There are start and limits\n{USAGE}"),
+    };
+    let mut options = Options { what, rounds: 20, only: Vec::new(), json: false };
     while let Some(word) = words.next() {
         match word {
             "--rounds" => {
@@ -34,7 +48,7 @@ pub fn parse(args: &[String]) -> Result<Options> {
                 options.rounds = number.parse().context("--rounds")?;
                 ensure!(options.rounds > 0, "--rounds: at least 1");
             }
-            "--only" => {
+            "--only" if what == What::Start => {
                 let names = words.next().context("--only needs names")?;
                 for name in names.split(',') {
                     ensure!(NAMES.contains(&name), "no {name:?}; there are {}", NAMES.join(", "));
