@@ -321,6 +321,9 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
     }
     let (security, unmasked) = security(flags)?;
+    if !matches!(flags.text("userns"), "" | "host") {
+        return Err("--userns: invalid USER mode".to_owned());
+    }
     let list = |name: &str| nullable(flags.list(name));
     let plain = |name: &str| json!(flags.list(name));
     let text = |name: &str| flags.text(name);

@@ -449,6 +449,17 @@ pub(crate) const KEYS: &[Key] = &[
         "Parent of the containers' cgroups (default \"hoy\")",
     ),
     key(
+        "userns-remap",
+        "",
+        "userns-remap",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.userns_remap = Some(t.to_owned()).filter(|text| !text.is_empty());
+            Ok(())
+        }),
+        "User or user:group whose subordinate ids containers have (\"default\": dockremap)",
+    ),
+    key(
         "exec-opt",
         "",
         "exec-opts",
@@ -544,7 +555,6 @@ pub(crate) const KEYS: &[Key] = &[
     unavailable("tlscert", "tlscert", Kind::Text),
     unavailable("tlskey", "tlskey", Kind::Text),
     unavailable("tlsverify", "tlsverify", Kind::Bool),
-    unavailable("userns-remap", "userns-remap", Kind::Text),
     unavailable("builder", "builder", Kind::Any),
     unavailable("allow-nondistributable-artifacts", "allow-nondistributable-artifacts", Kind::List),
 ];

@@ -5,6 +5,7 @@
 //! reads the file.
 
 mod keys;
+mod remap;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use keys::{Effect, KEYS, Key, Kind};
+
+pub use remap::{IdFiles, RemapError, remap};
 
 /// The daemon's settings, complete.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,8 @@ pub struct Settings {
     /// Microseconds of real-time time that the parents of containers get, of each period.
     pub cpu_rt_runtime: i64,
     pub cpu_rt_period: i64,
+    /// `default`, `user`, `uid`, `user:group` or `uid:gid`.
+    pub userns_remap: Option<String>,
 }
 
 impl Default for Settings {
@@ -84,6 +89,7 @@ impl Default for Settings {
             cgroup_parent: "hoy".into(),
             cpu_rt_runtime: 0,
             cpu_rt_period: 0,
+            userns_remap: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::{Handle, View};
-use crate::{limits, plan, refuse, show, spec};
+use crate::{limits, plan, refuse, show, spec, userns};
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -427,6 +427,7 @@ impl Inner {
         spec::check(&config, &host)?;
         let warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
+        userns::check(&host, self.id_maps.is_some())?;
         plan::check_sysctls(&host)?;
         plan::capabilities(&host)?;
         let mode = match host.network_mode.as_str() {

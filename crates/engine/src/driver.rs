@@ -585,10 +585,11 @@ impl Driver {
             Ok(ticket) => ticket,
             Err(error) => return Err(other(error)),
         };
-        let mut netns = None;
+        let mut descriptors = Vec::new();
         if let Some(ticket) = ticket {
             self.record.network.endpoint = ticket.endpoint;
-            netns = Some(ticket.netns);
+            descriptors.push(ticket.netns);
+            descriptors.extend(ticket.userns);
         }
         let connection = shim.map_err(lost).and_then(|result| result).map_err(other)?;
         self.meet(connection).await.map_err(other)?;
@@ -605,7 +606,6 @@ impl Driver {
             open_stdin: self.record.config.open_stdin,
             stdin_once: self.record.config.stdin_once,
         };
-        let descriptors: Vec<OwnedFd> = netns.into_iter().collect();
         let answer = self.call(Request::Start(Box::new(request)), &descriptors).await;
         let reply = match answer {
             Ok(answer) => self.answer(answer, START).await,

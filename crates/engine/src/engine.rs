@@ -11,7 +11,7 @@ use hoy_network::{Endpoint, EndpointSpec, NetTicket, Network, NetworkSettings, S
 use hoy_runtime::{BpfInstruction, ContainerPlan};
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
-use hoy_types::{ContainerId, PortBinding, Timestamp};
+use hoy_types::{ContainerId, IdMaps, PortBinding, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Driver, Found};
@@ -22,6 +22,7 @@ use crate::files::{self, DnsOverrides};
 use crate::plan::{self, Facts};
 use crate::record::{BindKind, NetworkMode, Record};
 use crate::registry::Registry;
+use crate::userns;
 
 pub(crate) const CONTAINER: &str = "container";
 const META: &str = "meta";
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub journal: Journal,
     pub shim: ShimProgram,
     pub init: PathBuf,
+    /// Of the containers' user namespaces, where they have any.
+    pub id_maps: Option<IdMaps>,
     pub hello: &'static [u8],
     /// Names this installation.
     pub id: String,
@@ -148,6 +151,7 @@ impl Inner {
         stop: oneshot::Sender<()>,
     ) -> Result<(Self, Vec<Record>)> {
         let settings = parts.settings;
+        let id_maps = userns::maps(&settings)?;
         let store = Store::open(&settings.data_root).map_err(failed("open the data root"))?;
         hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
         let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
@@ -203,6 +207,7 @@ impl Inner {
             journal: Journal::default(),
             shim,
             init: parts.init,
+            id_maps,
             hello: parts.hello,
             id,
             execs: Mutex::default(),
@@ -363,12 +368,19 @@ impl Inner {
             let kind = error.kind();
             Error::new(kind, error.to_string()).with_source(error)
         };
+        // The daemon's settings may be others than when it was created.
+        userns::check(&record.host, self.id_maps.is_some())?;
+        let owner = self.userns(&record.host);
         match &record.network.mode {
             NetworkMode::Host => Ok(None),
-            NetworkMode::None => self.network.loopback().map(Some).map_err(error),
+            NetworkMode::None => self.network.loopback(owner).map(Some).map_err(error),
             NetworkMode::Bridge => {
                 let before = self.network.forwarding();
-                let spec = EndpointSpec { name: record.name.clone(), ports: ports(record)? };
+                let spec = EndpointSpec {
+                    name: record.name.clone(),
+                    ports: ports(record)?,
+                    owner: owner.cloned(),
+                };
                 let ticket = self.network.connect(&spec).map_err(error)?;
                 if self.network.forwarding() != before {
                     let body = b"1".to_vec();
@@ -392,7 +404,9 @@ impl Inner {
                 let path = format!("/proc/{}/ns/net", other.state.pid);
                 let netns =
                     std::fs::File::open(path).map_err(failed("open the other's network"))?;
-                Ok(Some(NetTicket { netns: netns.into(), endpoint: None }))
+                let userns = owner.map(|_| self.userns_of(&other)).transpose()?;
+                let userns = userns.map(Into::into);
+                Ok(Some(NetTicket { netns: netns.into(), userns, endpoint: None }))
             }
         }
     }
@@ -436,6 +450,7 @@ impl Inner {
             limits: self.limits(&record.host)?,
             devices: crate::devices::gather(&record.host)?,
             seccomp: &|capabilities| self.filter(capabilities),
+            userns: self.userns(&record.host).cloned(),
         };
         Ok((plan::container(record, facts)?, ticket))
     }
@@ -479,6 +494,10 @@ impl Inner {
             std::fs::write(&path, text).map_err(failed(doing))?;
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
             std::fs::set_permissions(&path, mode).map_err(failed(doing))?;
+            if let Some(maps) = self.userns(host) {
+                // It may write to them as it may without a user namespace.
+                std::os::unix::fs::chown(&path, maps.uid(0), maps.gid(0)).map_err(failed(doing))?;
+            }
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ mod show;
 mod spec;
 mod streams;
 mod system;
+mod userns;
 
 pub use containers::{ListOptions, WaitHandle};
 pub use engine::{Engine, Parts};

@@ -8,7 +8,7 @@ use hoy_runtime::{
     BpfInstruction, ContainerPlan, DevicePlan, MountPlan, MountSource, NamespaceMode,
     NamespacePlan, NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
 };
-use hoy_types::{UserRef, UserSpec};
+use hoy_types::{IdMaps, UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
 use crate::devices::Devices;
@@ -32,6 +32,8 @@ pub(crate) struct Facts<'a> {
     pub devices: Devices,
     /// The compiled filter for a capability set.
     pub seccomp: &'a dyn Fn(u64) -> Vec<BpfInstruction>,
+    /// The ids of its own user namespace.
+    pub userns: Option<IdMaps>,
 }
 
 /// The plan of a container's start.
@@ -93,6 +95,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
         shm_size: (host.ipc_mode != "none").then_some(host.shm_size.unsigned_abs()),
         writable_sys: host.privileged,
         init: wants_init.then_some(facts.init),
+        userns: facts.userns,
     })
 }
 

@@ -28,7 +28,6 @@ pub(crate) fn unbuilt(
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
-        (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (!matches!(host.ipc_mode.as_str(), "" | "private" | "host" | "none"), "this --ipc mode"),
         (!matches!(host.pid_mode.as_str(), "" | "host"), "this --pid mode"),
         (!matches!(host.uts_mode.as_str(), "" | "host"), "this --uts mode"),

@@ -115,7 +115,10 @@ impl Engine {
             swarm: wire::SwarmInfo { local_node_state: "inactive".into(), ..Default::default() },
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),
-            security_options: list(&["name=seccomp,profile=builtin"]),
+            security_options: list(match inner.id_maps {
+                Some(_) => &["name=seccomp,profile=builtin", "name=userns"],
+                None => &["name=seccomp,profile=builtin"],
+            }),
             cdi_spec_dirs: Some(Vec::new()),
             ..wire::Info::default()
         }

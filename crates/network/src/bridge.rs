@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hoy_netlink::route::Veth;
 use hoy_netlink::{NetlinkError, Socket, SocketKind, nft};
-use hoy_sys::process;
+use hoy_sys::{process, userns};
+use hoy_types::IdMaps;
 use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -22,6 +23,8 @@ const PREFIX: &str = "hv";
 #[derive(Debug)]
 pub struct NetTicket {
     pub netns: OwnedFd,
+    /// The user namespace that owns it, where that is not the machine's.
+    pub userns: Option<OwnedFd>,
     /// `None` where there is only loopback.
     pub endpoint: Option<Endpoint>,
 }
@@ -85,21 +88,20 @@ impl Network {
     }
 
     /// A namespace with loopback only.
-    pub fn loopback(&self) -> Result<NetTicket, NetworkError> {
-        let netns = in_thread(|| {
-            let netns = new_namespace()?;
+    pub fn loopback(&self, owner: Option<&IdMaps>) -> Result<NetTicket, NetworkError> {
+        in_thread(|| {
+            let (netns, userns) = new_namespace(owner)?;
             Socket::open(SocketKind::Route)?.set_up(1)?;
-            Ok(netns)
-        })?;
-        Ok(NetTicket { netns, endpoint: None })
+            Ok(NetTicket { netns, userns, endpoint: None })
+        })
     }
 
     /// A namespace with an interface on the bridge, its address and its ports.
     pub fn connect(&self, spec: &EndpointSpec) -> Result<NetTicket, NetworkError> {
         let id = random_hex()?;
         let (index, endpoint) = self.allocate(spec, &id)?;
-        match self.attach(index, &endpoint) {
-            Ok(netns) => Ok(NetTicket { netns, endpoint: Some(endpoint) }),
+        match self.attach(index, &endpoint, spec.owner.as_ref()) {
+            Ok((netns, userns)) => Ok(NetTicket { netns, userns, endpoint: Some(endpoint) }),
             Err(error) => {
                 self.release(&endpoint);
                 Err(error)
@@ -145,10 +147,15 @@ impl Network {
     }
 
     /// The kernel's part, in a thread of its own, since the namespace is a thread's.
-    fn attach(&self, bridge: u32, endpoint: &Endpoint) -> Result<OwnedFd, NetworkError> {
+    fn attach(
+        &self,
+        bridge: u32,
+        endpoint: &Endpoint,
+        owner: Option<&IdMaps>,
+    ) -> Result<(OwnedFd, Option<OwnedFd>), NetworkError> {
         let host = &self.state;
         in_thread(|| {
-            let netns = new_namespace()?;
+            let (netns, userns) = new_namespace(owner)?;
             // Before the interface is there, so that it never asks the network for IPv6.
             write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
             let veth = Veth {
@@ -175,7 +182,7 @@ impl Network {
                     NetworkError::io("find eth0")(std::io::ErrorKind::NotFound.into())
                 })?;
             inside.configure(index, endpoint.address, endpoint.prefix, endpoint.gateway)?;
-            Ok(netns)
+            Ok((netns, userns))
         })
     }
 
@@ -385,12 +392,21 @@ fn in_thread<T: Send>(
     })
 }
 
-/// Moves the calling thread into a new namespace.
-fn new_namespace() -> Result<OwnedFd, NetworkError> {
+/// Moves the calling thread into a new network namespace, which belongs to the machine or to a new
+/// user namespace. Into that one the thread does not go: it stays the machine's root.
+fn new_namespace(owner: Option<&IdMaps>) -> Result<(OwnedFd, Option<OwnedFd>), NetworkError> {
+    if let Some(maps) = owner {
+        let made = userns::user_and_network(&maps.uid_map(), &maps.gid_map())
+            .map_err(NetworkError::Userns)?;
+        process::setns(made.net.as_fd(), process::NEWNET)
+            .map_err(NetworkError::io("enter the network namespace"))?;
+        return Ok((made.net, Some(made.user)));
+    }
     process::unshare(process::NEWNET).map_err(NetworkError::io("make a network namespace"))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
-        .map_err(|errno| NetworkError::io("open the network namespace")(errno.into()))
+    let netns = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(|errno| NetworkError::io("open the network namespace")(errno.into()))?;
+    Ok((netns, None))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], NetworkError> {

@@ -11,7 +11,7 @@ mod ports;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use hoy_types::{ErrorKind, PortBinding, PortSpec};
+use hoy_types::{ErrorKind, IdMaps, PortBinding, PortSpec};
 use serde::{Deserialize, Serialize};
 
 pub use address::Subnet;
@@ -38,6 +38,8 @@ pub struct EndpointSpec {
     /// For messages: the container's name.
     pub name: String,
     pub ports: Vec<PortBinding>,
+    /// The ids of the user namespace that is to own the network; absent, it is the machine's.
+    pub owner: Option<IdMaps>,
 }
 
 /// What it got: kept with the container's record.
@@ -69,6 +71,8 @@ pub enum NetworkError {
     Netlink(#[from] hoy_netlink::NetlinkError),
     #[error("{operation}: {source}")]
     Io { operation: &'static str, source: std::io::Error },
+    #[error("make a user namespace: {0}")]
+    Userns(std::io::Error),
     #[error("no available IPv4 addresses on this network's address pools: bridge")]
     Exhausted,
     #[error(

@@ -71,7 +71,7 @@ fn ask(address: &str) -> std::io::Result<String> {
 
 fn spec(ports: &[&str]) -> EndpointSpec {
     let ports = ports.iter().flat_map(|text| hoy_types::parse_port_spec(text).unwrap()).collect();
-    EndpointSpec { name: "web".into(), ports }
+    EndpointSpec { name: "web".into(), ports, owner: None }
 }
 
 #[test]

@@ -10,16 +10,19 @@ use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::exec::{CStringArray, execve};
 use hoy_sys::process::{self, CloneArgs};
 use hoy_sys::seccomp;
+use hoy_types::IdMaps;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
 };
+use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{FailureReason, StartError, text};
 use crate::plan::{NamespaceMode, ProcessPlan};
 use crate::prepare::Prepared;
+use crate::rootfs::as_root_of;
 use crate::running::Stdio;
 use crate::tree;
 use crate::users::Credentials;
@@ -31,17 +34,92 @@ pub(crate) const FAILED: u8 = 2;
 /// The number and the descriptor of the process that begins instead of the one that was made.
 pub(crate) const BORN: u8 = 3;
 
-/// Becomes the container's first process. Returns only when it could not.
-pub(crate) fn first(
-    prepared: &Prepared,
-    stdio: &Stdio,
-    tasks: &[OwnedFd],
-    channel: &OwnedFd,
-) -> i32 {
-    match enter(prepared, stdio, tasks, channel) {
-        Ok(never) => match never {},
+/// What a container's first process begins with.
+pub(crate) struct FirstChild<'a> {
+    pub prepared: &'a Prepared,
+    pub stdio: &'a Stdio,
+    pub tasks: &'a [OwnedFd],
+    /// Its new ones, as for `clone`.
+    pub namespaces: u64,
+}
+
+/// Becomes the container's first process, or makes it where that is born into a user namespace.
+/// Otherwise returns only when it could not.
+pub(crate) fn first(child: &FirstChild<'_>, channel: &OwnedFd) -> i32 {
+    rustix::process::umask(Mode::empty());
+    let prepared = child.prepared;
+    let done = match (&prepared.userns, &prepared.plan.userns) {
+        (Some(userns), Some(maps)) => beget(child, userns, maps, channel),
+        _ => tree::device_files(prepared)
+            .and_then(|dev| enter(child, dev, channel))
+            .map(|never| match never {}),
+    };
+    match done {
+        Ok(()) => 0,
         Err(error) => report(channel, &error),
     }
+}
+
+/// Does what only the machine's root can, enters the user namespace, and makes the container's
+/// first process, to which all its other namespaces then belong.
+fn beget(
+    child: &FirstChild<'_>,
+    userns: &OwnedFd,
+    maps: &IdMaps,
+    channel: &OwnedFd,
+) -> Result<(), StartError> {
+    let plan = &child.prepared.plan.process;
+    let mut dev = Some(as_root_of(maps, || {
+        let dev = tree::device_files(child.prepared)?;
+        tree::other_device_files(child.prepared, &dev)?;
+        Ok(dev)
+    })?);
+    raise_limits(plan);
+    if let Some(adjustment) = plan.oom_score_adj {
+        // As below: a host that does not let its root lower it runs the container all the same.
+        let _ = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string());
+    }
+    process::setns(userns.as_fd(), process::NEWUSER)
+        .map_err(|error| StartError::system("enter the user namespace", error))?;
+    become_root()?;
+    let args =
+        CloneArgs { namespaces: child.namespaces, sibling: true, ..CloneArgs::default() };
+    let (pid, pidfd) = process::spawn(args, || {
+        let dev = dev.take().ok_or_else(|| StartError::invalid("no /dev"));
+        match dev.and_then(|dev| enter(child, dev, channel)) {
+            Ok(never) => match never {},
+            Err(error) => report(channel, &error),
+        }
+    })
+    .map_err(|error| StartError::system("make a process in the user namespace", error))?;
+    born(channel, pid, &pidfd)
+}
+
+/// What is set once it is root of its user namespace only must not be more than what it has.
+fn raise_limits(plan: &ProcessPlan) {
+    for limit in &plan.rlimits {
+        // A host whose root may not: as much as it has.
+        let _ = process::raise_hard_limit(limit.resource, limit.hard);
+    }
+}
+
+/// After a user namespace was entered: its root, with all that that one may.
+fn become_root() -> Result<(), StartError> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let failed = |errno: Errno| StartError::system("become root of the user namespace", errno);
+    let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
+    set_thread_groups(&[]).map_err(failed)?;
+    set_thread_res_gid(gid, gid, gid).map_err(failed)?;
+    set_thread_res_uid(uid, uid, uid).map_err(failed)
+}
+
+/// Tells the parent of the process that is the container's.
+fn born(channel: &OwnedFd, pid: Pid, pidfd: &OwnedFd) -> Result<(), StartError> {
+    let mut message = vec![BORN];
+    message.extend(pid.as_raw_nonzero().get().to_ne_bytes());
+    hoy_sys::socket::send(channel.as_fd(), &message, &[pidfd.as_fd()])
+        .map(drop)
+        .map_err(|error| StartError::system("hand the process over", error))
 }
 
 pub(crate) fn report(channel: &OwnedFd, error: &StartError) -> i32 {
@@ -83,13 +161,9 @@ pub(crate) fn join_cgroups(tasks: &[OwnedFd]) -> Result<(), StartError> {
     Ok(())
 }
 
-fn enter(
-    prepared: &Prepared,
-    stdio: &Stdio,
-    tasks: &[OwnedFd],
-    channel: &OwnedFd,
-) -> Result<Never, StartError> {
+fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Never, StartError> {
     let failed = |doing: &'static str| move |error: io::Error| StartError::system(doing, error);
+    let FirstChild { prepared, stdio, tasks, .. } = *child;
     let plan = &prepared.plan;
     process::reset_signals();
     join_cgroups(tasks)?;
@@ -99,9 +173,8 @@ fn enter(
     if let Some(netns) = &prepared.netns {
         process::setns(netns.as_fd(), process::NEWNET).map_err(failed("enter the network"))?;
     }
-    rustix::process::umask(Mode::empty());
     root_mount(prepared)?;
-    let tree = tree::build(prepared)?;
+    let tree = tree::build(prepared, dev)?;
     if plan.namespaces.uts == NamespaceMode::New {
         rustix::system::sethostname(plan.hostname.as_bytes())
             .map_err(|errno| StartError::system("set the host name", errno))?;
@@ -111,7 +184,7 @@ fn enter(
         }
     }
     let terminal = if plan.process.tty { Some(tree::terminal(&tree, true)?) } else { None };
-    if let Some(adjustment) = plan.process.oom_score_adj {
+    if let (Some(adjustment), None) = (plan.process.oom_score_adj, &prepared.userns) {
         // A host that does not let its root lower it runs the container all the same.
         let _ = write_own(&tree.proc, "oom_score_adj", &adjustment.to_string());
     }
@@ -141,10 +214,9 @@ fn root_mount(prepared: &Prepared) -> Result<(), StartError> {
     let failed = |errno: Errno| StartError::system("attach the root file system", errno);
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(failed)?;
-    let place = prepared.plan.root.upper.parent();
-    let place = place.ok_or_else(|| StartError::invalid("the upper directory has no parent"))?;
+    // Over the root itself: the one directory that everybody can reach.
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(prepared.root.as_fd(), "", rustix::fs::CWD, place, flags).map_err(failed)
+    move_mount(prepared.root.as_fd(), "", rustix::fs::CWD, "/", flags).map_err(failed)
 }
 
 /// Makes the overlay `/` and lets go of the host's tree.
@@ -234,11 +306,7 @@ fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), Sta
                 // /dev/stdout and the like can be opened again by whoever the program runs as.
                 let owner = Some(rustix::fs::Uid::from_raw(uid));
                 for stream in [stdin, stdout, stderr] {
-                    let pipe = rustix::fs::fstat(stream).is_ok_and(|stat| {
-                        rustix::fs::FileType::from_raw_mode(stat.st_mode)
-                            == rustix::fs::FileType::Fifo
-                    });
-                    if pipe {
+                    if is_pipe(stream) {
                         rustix::fs::fchown(stream, owner, None).map_err(failed)?;
                     }
                 }
@@ -247,6 +315,12 @@ fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), Sta
         }
         (None, Stdio::Terminal) => Err(StartError::invalid("no terminal for the process")),
     }
+}
+
+pub(crate) fn is_pipe(stream: &OwnedFd) -> bool {
+    rustix::fs::fstat(stream).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo
+    })
 }
 
 /// Enters the working directory and proves that it lies inside (R5). A container's own is made if
@@ -445,9 +519,16 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
     process::reset_signals();
     join_cgroups(&child.tasks)?;
     drop(child.tasks);
+    let mapped = child.namespaces & process::NEWUSER != 0;
+    if mapped {
+        raise_limits(child.plan);
+    }
     process::setns(child.container.as_fd(), child.namespaces)
         .map_err(|error| StartError::system("enter the container's namespaces", error))?;
     drop(child.container);
+    if mapped {
+        become_root()?;
+    }
     let slave = if child.plan.tty {
         let (master, slave) = exec_terminal()?;
         hoy_sys::socket::send(channel.as_fd(), &[CONSOLE], &[master.as_fd()])
@@ -465,11 +546,7 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
         }
     })
     .map_err(|error| StartError::system("make a process in the container", error))?;
-    let mut message = vec![BORN];
-    message.extend(pid.as_raw_nonzero().get().to_ne_bytes());
-    hoy_sys::socket::send(channel.as_fd(), &message, &[pidfd.as_fd()])
-        .map_err(|error| StartError::system("hand the process over", error))?;
-    Ok(())
+    born(channel, pid, &pidfd)
 }
 
 /// A terminal from the devpts that lies at /dev/pts now: checked to be one.

@@ -8,6 +8,7 @@ mod child;
 mod error;
 pub mod plan;
 mod prepare;
+mod rootfs;
 mod running;
 pub mod seccomp;
 mod tree;

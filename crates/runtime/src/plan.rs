@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use hoy_cgroup::CgroupPlan;
-use hoy_types::{UserRef, UserSpec};
+use hoy_types::{IdMaps, UserRef, UserSpec};
 use serde::{Deserialize, Serialize};
 
 /// One container, ready to be made.
@@ -34,6 +34,9 @@ pub struct ContainerPlan {
     pub init: Option<PathBuf>,
     /// Nodes beside those of `devices`.
     pub extra_devices: Vec<DeviceNodePlan>,
+    /// The ids of its own user namespace, whose descriptor comes with the plan. Files of the root
+    /// file system lie on the disk with the ids that they have inside.
+    pub userns: Option<IdMaps>,
 }
 
 /// The root file system: an overlay over directories that the store owns.

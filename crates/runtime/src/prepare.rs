@@ -3,30 +3,28 @@
 //! Everything is a descriptor of a detached mount: nothing appears in the host's mount table, and
 //! what fails here is undone by dropping it.
 
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use hoy_cgroup::Cgroup;
 use hoy_rootfd::RootFd;
 use hoy_sys::mount as attributes;
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
-};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::StartError;
 use crate::plan::{
     ContainerPlan, DeviceNodePlan, DevicePlan, MountSource, NamespaceMode, NetMode, Propagation,
-    RootPlan,
 };
+use crate::rootfs;
 use crate::users::{self, Credentials};
 
 /// Descriptors that come with a plan.
 #[derive(Debug, Default)]
 pub struct GivenFds {
     pub netns: Option<OwnedFd>,
+    pub userns: Option<OwnedFd>,
 }
 
 /// A container that only lacks its process.
@@ -34,6 +32,7 @@ pub struct GivenFds {
 pub struct Prepared {
     pub(crate) plan: ContainerPlan,
     pub(crate) netns: Option<OwnedFd>,
+    pub(crate) userns: Option<OwnedFd>,
     pub(crate) cgroup: Cgroup,
     pub(crate) root: RootFd,
     pub(crate) credentials: Credentials,
@@ -73,10 +72,16 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     if (plan.namespaces.net == NetMode::Given) != given.netns.is_some() {
         return Err(StartError::invalid("the plan and its network namespace do not match"));
     }
-    let root = RootFd::new(overlay(&plan.root)?);
+    if plan.userns.is_some() != given.userns.is_some() {
+        return Err(StartError::invalid("the plan and its user namespace do not match"));
+    }
+    let userns = given.userns.as_ref();
+    let root = RootFd::new(rootfs::mount(&plan.root, userns)?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
-    let sources =
-        plan.mounts.iter().map(|mount| source(&mount.source, mount.readonly, mount.propagation));
+    users::check_mapped(&credentials, plan.userns.as_ref())?;
+    let sources = plan.mounts.iter().map(|mount| {
+        source(&mount.source, mount.readonly, mount.propagation, userns.is_some())
+    });
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let init = plan.init.as_deref().map(|path| clone_tree(path, false)).transpose()?;
     let mut devices = default_devices();
@@ -110,6 +115,7 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     Ok(Prepared {
         plan,
         netns: given.netns,
+        userns: given.userns,
         cgroup,
         root,
         credentials,
@@ -121,97 +127,22 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     })
 }
 
-/// The directories that a root file system is laid over, held by descriptors.
-struct Layers {
-    lower: Vec<OwnedFd>,
-    upper: OwnedFd,
-    work: OwnedFd,
-}
-
-/// The root file system as a detached mount.
-fn overlay(plan: &RootPlan) -> Result<OwnedFd, StartError> {
-    let open = |path: &Path| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))
-    };
-    let layers = Layers {
-        lower: plan.lower.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
-        upper: open(&plan.upper)?,
-        work: open(&plan.work)?,
-    };
-    // Linux 6.13 takes descriptors, 6.7 one name after the other, what is older all names at once.
-    let failed = |errno: Errno| StartError::system("mount the root file system", errno);
-    let others: &[Way] = match mounted(by_descriptors, &layers, plan.volatile) {
-        Err(Errno::INVAL) => &[by_names, at_once],
-        // What takes no descriptors for anything is older still.
-        Err(Errno::OPNOTSUPP) => &[at_once],
-        result => return result.map_err(failed),
-    };
-    // Names are numbers in this directory: short enough for an option of 256 bytes, and they mean
-    // what was opened, whatever happens to paths.
-    rustix::process::chdir("/proc/self/fd").map_err(failed)?;
-    let mut result = Err(Errno::INVAL);
-    for way in others {
-        result = mounted(*way, &layers, plan.volatile);
-        if !matches!(result, Err(Errno::INVAL)) {
-            break;
-        }
-    }
-    rustix::process::chdir("/").map_err(failed)?;
-    result.map_err(failed)
-}
-
-/// A way to tell the kernel about layers.
-type Way = fn(&OwnedFd, &Layers) -> Result<(), Errno>;
-
-fn mounted(say: Way, layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    if volatile {
-        fsconfig_set_flag(&context, "volatile")?;
-    }
-    say(&context, layers)?;
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-}
-
-fn by_descriptors(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
-    for layer in &layers.lower {
-        fsconfig_set_fd(context, "lowerdir+", layer)?;
-    }
-    fsconfig_set_fd(context, "upperdir", &layers.upper)?;
-    fsconfig_set_fd(context, "workdir", &layers.work)
-}
-
-fn name(directory: &OwnedFd) -> String {
-    directory.as_raw_fd().to_string()
-}
-
-fn by_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
-    for layer in &layers.lower {
-        fsconfig_set_string(context, "lowerdir+", name(layer))?;
-    }
-    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
-    fsconfig_set_string(context, "workdir", name(&layers.work))
-}
-
-fn at_once(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
-    let lower: Vec<String> = layers.lower.iter().map(name).collect();
-    fsconfig_set_string(context, "lowerdir", lower.join(":"))?;
-    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
-    fsconfig_set_string(context, "workdir", name(&layers.work))
-}
-
 fn source(
     source: &MountSource,
     readonly: bool,
     propagation: Propagation,
+    mapped: bool,
 ) -> Result<Source, StartError> {
     let MountSource::Bind { path, recursive } = source else { return Ok(Source::Tmpfs) };
     let mount = clone_tree(path, *recursive)?;
     let failed = |error: std::io::Error| {
         StartError::system(&format!("bind mount of {}", path.display()), error)
     };
+    if mapped && propagation == Propagation::Shared {
+        // As the kernel's own rule is: what a user namespace mounts there stays there.
+        attributes::set_attributes(mount.as_fd(), 0, attributes::PROPAGATION_SLAVE, true)
+            .map_err(failed)?;
+    }
     let propagation = match propagation {
         Propagation::Private => attributes::PROPAGATION_PRIVATE,
         Propagation::Slave => attributes::PROPAGATION_SLAVE,
@@ -227,7 +158,7 @@ fn source(
 }
 
 /// A detached clone of something in the host's tree.
-fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, StartError> {
+pub(crate) fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, StartError> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

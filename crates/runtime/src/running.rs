@@ -6,13 +6,14 @@ use std::time::Duration;
 use hoy_cgroup::Cgroup;
 use hoy_rootfd::RootFd;
 use hoy_sys::process::{self, CloneArgs};
-use rustix::fs::{Mode, OFlags};
+use hoy_types::IdMaps;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
 use crate::child::{self, BORN, CONSOLE, FAILED};
 use crate::error::{FailureReason, StartError};
-use crate::plan::{ExecPlan, NamespaceMode, NamespacePlan, ProcessPlan};
+use crate::plan::{ContainerPlan, ExecPlan, NamespaceMode, ProcessPlan};
 use crate::prepare::Prepared;
 use crate::users;
 
@@ -47,6 +48,8 @@ pub struct Running {
     _root: RootFd,
     /// What a further process enters.
     namespaces: u64,
+    /// The ids of its user namespace.
+    userns: Option<IdMaps>,
 }
 
 impl Prepared {
@@ -67,7 +70,8 @@ impl Prepared {
                     pid: started.pid,
                     cgroup: self.cgroup,
                     _root: self.root,
-                    namespaces: namespaces_of(&self.plan.namespaces),
+                    namespaces: namespaces_of(&self.plan),
+                    userns: self.plan.userns,
                 };
                 Ok((running, started))
             }
@@ -91,21 +95,47 @@ impl Prepared {
                 namespaces |= flag;
             }
         }
+        give(&stdio, self.plan.userns.as_ref())?;
         let cgroup = self.cgroup.unified();
-        let args = CloneArgs { namespaces, cgroup, ..CloneArgs::default() };
+        // What belongs to a user namespace is made by who has entered it.
+        let at_once = if self.userns.is_some() { 0 } else { namespaces };
+        let args = CloneArgs { namespaces: at_once, cgroup, ..CloneArgs::default() };
         let channel = Channel::new()?;
-        let started = launch(args, channel, |channel| child::first(self, &stdio, &tasks, channel))?;
+        let start = child::FirstChild { prepared: self, stdio: &stdio, tasks: &tasks, namespaces };
+        let started = launch(args, channel, |channel| child::first(&start, channel))?;
         drop(stdio);
         size_console(&started, &self.plan.process);
         Ok(started)
     }
 }
 
-/// The host's pid namespace is not entered again: it is where the supervisor is.
-fn namespaces_of(plan: &NamespacePlan) -> u64 {
-    let all =
+/// The host's pid and user namespaces are not entered again: they are where the supervisor is.
+fn namespaces_of(plan: &ContainerPlan) -> u64 {
+    let mut all =
         process::NEWNS | process::NEWUTS | process::NEWIPC | process::NEWNET | process::NEWCGROUP;
-    if plan.pid == NamespaceMode::New { all | process::NEWPID } else { all }
+    if plan.namespaces.pid == NamespaceMode::New {
+        all |= process::NEWPID;
+    }
+    if plan.userns.is_some() {
+        all |= process::NEWUSER;
+    }
+    all
+}
+
+/// Pipes belong to the root of the container's user namespace, which may then give them on: who
+/// has them as standard streams may open them again by their names.
+fn give(stdio: &Stdio, userns: Option<&IdMaps>) -> Result<(), StartError> {
+    let (Stdio::Pipes { stdin, stdout, stderr }, Some(maps)) = (stdio, userns) else {
+        return Ok(());
+    };
+    let owner = (maps.uid(0).map(Uid::from_raw), maps.gid(0).map(Gid::from_raw));
+    for stream in [stdin, stdout, stderr] {
+        if child::is_pipe(stream) {
+            rustix::fs::fchown(stream, owner.0, owner.1)
+                .map_err(|errno| StartError::system("set up the standard streams", errno))?;
+        }
+    }
+    Ok(())
 }
 
 fn cgroup_error(error: hoy_cgroup::CgroupError) -> StartError {
@@ -192,7 +222,7 @@ impl Channel {
     }
 }
 
-fn reap(pidfd: &OwnedFd) {
+pub(crate) fn reap(pidfd: &OwnedFd) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
@@ -217,6 +247,8 @@ impl Running {
             &process_plan.user,
             &process_plan.additional_groups,
         )?;
+        users::check_mapped(&credentials, self.userns.as_ref())?;
+        give(&stdio, self.userns.as_ref())?;
         let tasks = self.cgroup.task_files().map_err(cgroup_error)?;
         let container = self.pidfd.try_clone();
         let container =

@@ -121,11 +121,11 @@ fn subdirectory(of: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd, StartErr
 }
 
 /// Builds everything below the root, which is attached already.
-pub(crate) fn build(prepared: &Prepared) -> Result<Tree, StartError> {
+pub(crate) fn build(prepared: &Prepared, dev: OwnedFd) -> Result<Tree, StartError> {
     let root = &prepared.root;
     let proc = make("proc", &[], USUAL)?;
     attach(proc.as_fd(), real_directory(root, "proc")?.as_fd(), "/proc")?;
-    let (dev, pts) = devices(prepared)?;
+    let pts = devices(prepared, &dev)?;
     system(prepared)?;
     let init_target = prepared.init.as_ref().map(|init| (init, "/sbin/docker-init"));
     if let Some((init, target)) = init_target {
@@ -147,32 +147,55 @@ pub(crate) fn build(prepared: &Prepared) -> Result<Tree, StartError> {
     Ok(Tree { proc, pts, dev })
 }
 
-fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
+/// /dev with its nodes, detached: made by the machine's root, since a user namespace's cannot make
+/// any.
+pub(crate) fn device_files(prepared: &Prepared) -> Result<OwnedFd, StartError> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
     let dev = make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags)?;
+    for node in prepared.devices.iter().filter(|node| in_dev(node)) {
+        make_node(prepared, &dev, node)?;
+    }
+    Ok(dev)
+}
+
+/// The nodes that are wanted elsewhere.
+pub(crate) fn other_device_files(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
+    let others = prepared.devices.iter().filter(|node| !in_dev(node));
+    others.map(|node| make_node(prepared, dev, node)).collect()
+}
+
+fn in_dev(node: &DeviceNode) -> bool {
+    node.path.strip_prefix("/dev").is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
+fn devices(prepared: &Prepared, dev: &OwnedFd) -> Result<OwnedFd, StartError> {
     attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
-    let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    // The group tty, where the container can have it.
+    if prepared.plan.userns.as_ref().is_none_or(|maps| maps.gid(5).is_some()) {
+        options.push(("gid", "5"));
+    }
     let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
     let pts = make("devpts", &options, pts_flags)?;
-    attach(pts.as_fd(), subdirectory(&dev, "pts", 0o755)?.as_fd(), "/dev/pts")?;
+    attach(pts.as_fd(), subdirectory(dev, "pts", 0o755)?.as_fd(), "/dev/pts")?;
     if prepared.host_ipc.is_empty()
         && let Some(size) = prepared.plan.shm_size
     {
         let size = size.to_string();
         let options = [("mode", "1777"), ("size", size.as_str())];
         let shm = make_as("tmpfs", "shm", &options, USUAL)?;
-        attach(shm.as_fd(), subdirectory(&dev, "shm", 0o1777)?.as_fd(), "/dev/shm")?;
+        attach(shm.as_fd(), subdirectory(dev, "shm", 0o1777)?.as_fd(), "/dev/shm")?;
     }
     // Shows the queues of the namespace it is made in, the host's too.
-    let queues = subdirectory(&dev, "mqueue", 0o755)?;
+    let queues = subdirectory(dev, "mqueue", 0o755)?;
     if let Ok(queue) = make("mqueue", &[], USUAL) {
         attach(queue.as_fd(), queues.as_fd(), "/dev/mqueue")?;
     }
     for (name, mount) in &prepared.host_ipc {
-        attach(mount.as_fd(), subdirectory(&dev, name, 0o755)?.as_fd(), name)?;
+        attach(mount.as_fd(), subdirectory(dev, name, 0o755)?.as_fd(), name)?;
     }
-    for node in &prepared.devices {
-        make_node(&prepared.root, &dev, node)?;
+    if prepared.userns.is_none() {
+        other_device_files(prepared, dev)?;
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -181,14 +204,14 @@ fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
         ("stderr", "/proc/self/fd/2"),
         ("ptmx", "pts/ptmx"),
     ] {
-        rustix::fs::symlinkat(target, &dev, name)
+        rustix::fs::symlinkat(target, dev, name)
             .map_err(|errno| StartError::system(&format!("link /dev/{name}"), errno))?;
     }
-    Ok((dev, pts))
+    Ok(pts)
 }
 
 /// Below our own /dev, or somewhere else in the root. What is there already stays.
-fn make_node(root: &RootFd, dev: &OwnedFd, node: &DeviceNode) -> Result<(), StartError> {
+fn make_node(prepared: &Prepared, dev: &OwnedFd, node: &DeviceNode) -> Result<(), StartError> {
     let failed = |errno: Errno| StartError::system(&format!("make {}", node.path), errno);
     let (directory, name) = node.path.rsplit_once('/').unwrap_or(("", &node.path));
     if matches!(name, "" | "." | "..") {
@@ -203,7 +226,7 @@ fn make_node(root: &RootFd, dev: &OwnedFd, node: &DeviceNode) -> Result<(), Star
             current
         }
         _ => {
-            let directory = root.make_directories(directory, 0o755).map_err(below)?;
+            let directory = prepared.root.make_directories(directory, 0o755).map_err(below)?;
             refuse_inside_proc(directory.as_fd(), &node.path)?;
             directory
         }
@@ -218,9 +241,12 @@ fn make_node(root: &RootFd, dev: &OwnedFd, node: &DeviceNode) -> Result<(), Star
     if (node.uid, node.gid) == (0, 0) {
         return Ok(());
     }
-    let (uid, gid) = (rustix::fs::Uid::from_raw(node.uid), rustix::fs::Gid::from_raw(node.gid));
-    rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed)
+    // Who has no id in the container's user namespace leaves it to the root there.
+    let maps = prepared.plan.userns.as_ref();
+    let uid = maps.map_or(Some(node.uid), |maps| maps.uid(node.uid).or(maps.uid(0)));
+    let gid = maps.map_or(Some(node.gid), |maps| maps.gid(node.gid).or(maps.gid(0)));
+    let (uid, gid) = (uid.map(rustix::fs::Uid::from_raw), gid.map(rustix::fs::Gid::from_raw));
+    rustix::fs::chownat(&directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
 }
 
 fn clone_handle(of: &OwnedFd) -> Result<OwnedFd, StartError> {
@@ -363,7 +389,10 @@ fn signs(root: &RootFd) -> Result<(), StartError> {
 fn sysctls(prepared: &Prepared, proc: &OwnedFd) -> Result<(), StartError> {
     let mut all: Vec<(&str, &str)> = Vec::new();
     if prepared.netns.is_some() {
-        all.push(("net.ipv4.ping_group_range", "0 2147483647"));
+        // Not all of these groups are in a user namespace.
+        if prepared.userns.is_none() {
+            all.push(("net.ipv4.ping_group_range", "0 2147483647"));
+        }
         all.push(("net.ipv4.ip_unprivileged_port_start", "0"));
     }
     all.extend(prepared.plan.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())));

@@ -1,7 +1,7 @@
 //! Users and groups from the image's own passwd and group files. Parsing is pure.
 
 use hoy_rootfd::RootFd;
-use hoy_types::{UserRef, UserSpec};
+use hoy_types::{IdMaps, UserRef, UserSpec};
 
 use crate::error::StartError;
 
@@ -30,6 +30,22 @@ pub(crate) fn resolve(
         Err(error) => Err(StartError::invalid(error.to_string())),
     };
     find(&read("/etc/passwd")?, &read("/etc/group")?, spec, additional)
+}
+
+/// Whether a user namespace has all of somebody's ids.
+pub(crate) fn check_mapped(who: &Credentials, maps: Option<&IdMaps>) -> Result<(), StartError> {
+    let Some(maps) = maps else { return Ok(()) };
+    if maps.uid(who.uid).is_none() {
+        return Err(unmapped("uid", who.uid));
+    }
+    match who.groups.iter().chain([&who.gid]).find(|gid| maps.gid(**gid).is_none()) {
+        Some(gid) => Err(unmapped("gid", *gid)),
+        None => Ok(()),
+    }
+}
+
+fn unmapped(kind: &str, id: u32) -> StartError {
+    StartError::invalid(format!("{kind} {id} is not mapped in the container's user namespace"))
 }
 
 struct Passwd<'a> {

@@ -35,7 +35,8 @@ pub enum Request {
     },
     /// Frozen. Descriptor: the new program. Answered by an error until shims can be replaced.
     Upgrade,
-    /// Descriptor: the network namespace if the plan says `NetMode::Given`.
+    /// Descriptors: the network namespace if the plan says `NetMode::Given`, then the user
+    /// namespace if it has the ids of one.
     /// Answered once the program runs (`Reply::Started`) or will not (`Reply::Failed`).
     Start(Box<StartRequest>),
     /// Descriptor: the client's socket. Allowed before Start, so that no output is missed.

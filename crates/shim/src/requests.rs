@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, StartError, Stdio, prepare};
+use hoy_runtime::{
+    FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio, prepare,
+};
 use hoy_types::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -33,7 +35,7 @@ impl Shim {
             Request::Status => Reply::Status(self.status()),
             Request::Kill { signal, all } => self.kill(signal, all),
             Request::Upgrade => failed(FailureReason::State, "this shim cannot be replaced"),
-            Request::Start(start) => self.start(*start, descriptors.pop()),
+            Request::Start(start) => self.start(*start, descriptors),
             Request::Attach(request) => match descriptors.pop() {
                 Some(client) => self.attach(client, request),
                 None => failed(FailureReason::Invalid, "no client came with the request"),
@@ -125,13 +127,13 @@ impl Shim {
         Reply::Done
     }
 
-    fn start(&mut self, request: StartRequest, netns: Option<OwnedFd>) -> Reply {
+    fn start(&mut self, request: StartRequest, descriptors: Vec<OwnedFd>) -> Reply {
         if self.released || !matches!(self.container, Container::New) {
             return failed(FailureReason::State, "the container was started already");
         }
         self.state_dir.clone_from(&request.state_dir);
         ExitRecord::clear(&self.state_dir);
-        match self.try_start(request, netns) {
+        match self.try_start(request, descriptors) {
             Ok(reply) => reply,
             Err(error) => {
                 // The daemon tells the clients why, and starts the next attempt with a new shim.
@@ -146,12 +148,15 @@ impl Shim {
     fn try_start(
         &mut self,
         request: StartRequest,
-        netns: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<Reply, StartError> {
         let log = Log::new(&request.log)?;
         let streams = Streams::new(request.plan.process.tty, request.open_stdin)?;
         let shares_pids = request.plan.namespaces.pid == NamespaceMode::Host;
-        let prepared = prepare(request.plan, GivenFds { netns })?;
+        let mut given = descriptors.into_iter();
+        let netns = if request.plan.namespaces.net == NetMode::Given { given.next() } else { None };
+        let userns = request.plan.userns.as_ref().and_then(|_| given.next());
+        let prepared = prepare(request.plan, GivenFds { netns, userns })?;
         let (running, started) = prepared.spawn(streams.theirs)?;
         let started_at = now();
         let pid = started.pid.as_raw_nonzero().get();

@@ -10,6 +10,7 @@ pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod userns;
 
 use std::io;
 

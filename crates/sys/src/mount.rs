@@ -31,7 +31,19 @@ pub fn set_attributes(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
-    let attr = MountAttr { attr_set: set, propagation, ..MountAttr::default() };
+    set_attr(mount, &MountAttr { attr_set: set, propagation, ..MountAttr::default() }, recursive)
+}
+
+/// Shows the files of a detached mount as a user namespace maps their ids: what is 0 on the disk
+/// belongs to whom that namespace calls 0. Once in a mount's life. EINVAL where the file system or
+/// the kernel cannot.
+pub fn map_ids(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let userns_fd = u64::try_from(userns.as_raw_fd()).unwrap_or(u64::MAX);
+    set_attr(mount, &MountAttr { attr_set: IDMAP, userns_fd, ..MountAttr::default() }, false)
+}
+
+fn set_attr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
     let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty NUL-terminated string, and `attr` has the size that is given.
     let result = unsafe {
@@ -40,7 +52,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };

@@ -29,26 +29,27 @@ pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
 pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
 pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
 pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
 
 const CLONE_PARENT: u64 = libc::CLONE_PARENT as u64;
-const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
+pub(crate) const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct clone_args`, version 2.
 #[repr(C)]
 #[derive(Default)]
-struct RawCloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(crate) struct RawCloneArgs {
+    pub flags: u64,
+    pub pidfd: u64,
+    pub child_tid: u64,
+    pub parent_tid: u64,
+    pub exit_signal: u64,
+    pub stack: u64,
+    pub stack_size: u64,
+    pub tls: u64,
+    pub set_tid: u64,
+    pub set_tid_size: u64,
+    pub cgroup: u64,
 }
 
 /// Runs `child` in a new process with memory of its own; what it returns is its exit status.
@@ -237,6 +238,24 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
         )
     };
     check(result).map(drop)
+}
+
+/// Raises a hard limit to at least `hard` and leaves the soft one: what a process can set itself
+/// once it is root no more.
+pub fn raise_hard_limit(resource: u32, hard: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the old limit is written to `limit`, which outlives the call; none is set.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    };
+    check(result)?;
+    if limit.rlim_max < hard { set_rlimit(resource, limit.rlim_cur, hard) } else { Ok(()) }
 }
 
 /// A signal to a process and its group's leader only.

@@ -4,6 +4,7 @@
 mod digest;
 mod error;
 mod id;
+mod idmap;
 mod name;
 mod port;
 mod reference;
@@ -16,6 +17,7 @@ mod user;
 pub use digest::{Digest, DigestError};
 pub use error::ErrorKind;
 pub use id::{ContainerId, IdError};
+pub use idmap::{IdMaps, IdRange};
 pub use name::{NameError, generate_name, validate_name};
 pub use port::{PortBinding, PortError, PortSpec, Protocol, parse_port_spec};
 pub use reference::{Reference, ReferenceError};

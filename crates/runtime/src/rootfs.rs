@@ -1,0 +1,199 @@
+//! The root file system: an overlay over directories of the store, as a detached mount.
+//!
+//! For a container with a user namespace of its own, layers and writable directory are the same
+//! ones with the same ids on the disk: the overlay lies over mounts of them that map the ids.
+
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use hoy_sys::mount::map_ids;
+use hoy_sys::process::{self, CloneArgs};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount_change, move_mount,
+};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+
+use crate::error::StartError;
+use crate::plan::RootPlan;
+use crate::prepare::clone_tree;
+
+/// The directories that a root file system is laid over, held by descriptors.
+struct Layers {
+    lower: Vec<OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
+    /// The detached mount that `upper` and `work` are in, where ids are mapped. The layers are
+    /// detached mounts of their own then.
+    place: Option<OwnedFd>,
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Layers {
+    fn open(plan: &RootPlan) -> Result<Self, StartError> {
+        let open = |path: &Path| {
+            rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
+                .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))
+        };
+        Ok(Self {
+            lower: plan.lower.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+            upper: open(&plan.upper)?,
+            work: open(&plan.work)?,
+            place: None,
+        })
+    }
+
+    fn mapped(plan: &RootPlan, userns: &OwnedFd) -> Result<Self, StartError> {
+        let mapped = |path: &Path| {
+            let mount = clone_tree(path, false)?;
+            map_ids(mount.as_fd(), userns.as_fd()).map_err(|error| {
+                let doing = format!(
+                    "map the ids of {}, which its file system and the kernel must be able to do",
+                    path.display()
+                );
+                StartError::system(&doing, error)
+            })?;
+            Ok(mount)
+        };
+        let invalid = || StartError::invalid("the writable directories have no common parent");
+        let parent = plan.upper.parent().ok_or_else(invalid)?;
+        let (Some(upper), Some(work)) = (plan.upper.file_name(), plan.work.file_name()) else {
+            return Err(invalid());
+        };
+        if plan.work.parent() != Some(parent) {
+            return Err(invalid());
+        }
+        let place = mapped(parent)?;
+        let open = |name: &std::ffi::OsStr| {
+            rustix::fs::openat(&place, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+                .map_err(|errno| StartError::system("open the writable directories", errno))
+        };
+        Ok(Self {
+            lower: plan.lower.iter().map(|path| mapped(path)).collect::<Result<_, _>>()?,
+            upper: open(upper)?,
+            work: open(work)?,
+            place: Some(place),
+        })
+    }
+}
+
+/// The root file system as a detached mount, with the ids of a user namespace or as they are.
+pub(crate) fn mount(plan: &RootPlan, userns: Option<&OwnedFd>) -> Result<OwnedFd, StartError> {
+    let failed = |errno: Errno| StartError::system("mount the root file system", errno);
+    let Some(userns) = userns else {
+        return lay(&Layers::open(plan)?, plan.volatile).map_err(failed);
+    };
+    let layers = Layers::mapped(plan, userns)?;
+    match lay(&layers, plan.volatile) {
+        // Before Linux 6.15 an overlay lies over nothing that is in no tree.
+        Err(Errno::INVAL) => lay_elsewhere(&layers, plan.volatile),
+        other => other.map_err(failed),
+    }
+}
+
+fn lay(layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
+    // Linux 6.13 takes descriptors, 6.7 one name after the other, what is older all names at once.
+    let others: &[Way] = match mounted(by_descriptors, layers, volatile) {
+        Err(Errno::INVAL) => &[by_names, at_once],
+        // What takes no descriptors for anything is older still.
+        Err(Errno::OPNOTSUPP) => &[at_once],
+        result => return result,
+    };
+    // Names are numbers in this directory: short enough for an option of 256 bytes, and they mean
+    // what was opened, whatever happens to paths.
+    rustix::process::chdir("/proc/self/fd")?;
+    let mut result = Err(Errno::INVAL);
+    for way in others {
+        result = mounted(*way, layers, volatile);
+        if !matches!(result, Err(Errno::INVAL)) {
+            break;
+        }
+    }
+    rustix::process::chdir("/")?;
+    result
+}
+
+/// In a process with a tree of mounts of its own, where the layers are for as long as it takes.
+fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError> {
+    const DOING: &str = "mount the root file system with mapped ids, for which Linux 5.19 is needed";
+    let failed = |errno: Errno| StartError::system(DOING, errno);
+    let kind = SocketType::SEQPACKET;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(failed)?;
+    let attach = || {
+        // Nothing of this reaches the machine's tree.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private)?;
+        for mount in layers.lower.iter().chain(&layers.place) {
+            // One over the other: they are found by their descriptors.
+            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
+        lay(layers, volatile)
+    };
+    let args = CloneArgs { namespaces: process::NEWNS, ..CloneArgs::default() };
+    let (_, pidfd) = process::spawn(args, || {
+        // Nobody to tell but by this: an end without a word is an error too.
+        let told = match attach() {
+            Ok(root) => hoy_sys::socket::send(theirs.as_fd(), &[0; 4], &[root.as_fd()]),
+            Err(errno) => {
+                hoy_sys::socket::send(theirs.as_fd(), &errno.raw_os_error().to_ne_bytes(), &[])
+            }
+        };
+        told.map_or(1, |_| 0)
+    })
+    .map_err(|error| StartError::system(DOING, error))?;
+    drop(theirs);
+    let mut buffer = [0; 4];
+    let received = hoy_sys::socket::receive(ours.as_fd(), &mut buffer, RecvFlags::empty());
+    crate::running::reap(&pidfd);
+    match received.map(|(length, descriptors)| (length, descriptors.into_iter().next())) {
+        Ok((_, Some(root))) => Ok(root),
+        Ok((4, None)) => Err(failed(Errno::from_raw_os_error(i32::from_ne_bytes(buffer)))),
+        Ok(_) => Err(failed(Errno::PIPE)),
+        Err(error) => Err(StartError::system(DOING, error)),
+    }
+}
+
+/// A way to tell the kernel about layers.
+type Way = fn(&OwnedFd, &Layers) -> Result<(), Errno>;
+
+fn mounted(say: Way, layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if volatile {
+        fsconfig_set_flag(&context, "volatile")?;
+    }
+    say(&context, layers)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+fn by_descriptors(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    for layer in &layers.lower {
+        fsconfig_set_fd(context, "lowerdir+", layer)?;
+    }
+    fsconfig_set_fd(context, "upperdir", &layers.upper)?;
+    fsconfig_set_fd(context, "workdir", &layers.work)
+}
+
+fn name(directory: &OwnedFd) -> String {
+    directory.as_raw_fd().to_string()
+}
+
+fn by_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    for layer in &layers.lower {
+        fsconfig_set_string(context, "lowerdir+", name(layer))?;
+    }
+    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
+    fsconfig_set_string(context, "workdir", name(&layers.work))
+}
+
+fn at_once(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    let lower: Vec<String> = layers.lower.iter().map(name).collect();
+    fsconfig_set_string(context, "lowerdir", lower.join(":"))?;
+    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
+    fsconfig_set_string(context, "workdir", name(&layers.work))
+}
