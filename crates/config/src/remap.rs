@@ -163,7 +163,8 @@ mod tests {
 
     fn files() -> IdFiles {
         IdFiles {
-            passwd: "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/:\nbob:x:1001:50::/:\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/:\nbob:x:1001:50::/:\n"
+                .into(),
             group: "root:x:0:\nann:x:1000:\nstaff:x:50:\nbob:x:1001:\n".into(),
             subuid: "ann:100000:65536\n1001:300000:10\nbob:400000:20\n".into(),
             subgid: "ann:200000:65536\nstaff:500000:30\nzero:0:9\n".into(),
@@ -176,10 +177,8 @@ mod tests {
 
     #[test]
     fn every_form() {
-        let ann = IdMaps {
-            uids: vec![range(0, 100_000, 65_536)],
-            gids: vec![range(0, 200_000, 65_536)],
-        };
+        let ann =
+            IdMaps { uids: vec![range(0, 100_000, 65_536)], gids: vec![range(0, 200_000, 65_536)] };
         for value in ["ann", "1000", "ann:ann", "1000:1000", "ann:50", "ann:staff"] {
             assert_eq!(remap(value, &files()).unwrap().as_ref(), Some(&ann), "{value}");
         }

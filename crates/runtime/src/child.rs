@@ -82,8 +82,7 @@ fn beget(
     process::setns(userns.as_fd(), process::NEWUSER)
         .map_err(|error| StartError::system("enter the user namespace", error))?;
     become_root()?;
-    let args =
-        CloneArgs { namespaces: child.namespaces, sibling: true, ..CloneArgs::default() };
+    let args = CloneArgs { namespaces: child.namespaces, sibling: true, ..CloneArgs::default() };
     let (pid, pidfd) = process::spawn(args, || {
         let dev = dev.take().ok_or_else(|| StartError::invalid("no /dev"));
         match dev.and_then(|dev| enter(child, dev, channel)) {

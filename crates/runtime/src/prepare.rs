@@ -76,12 +76,13 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
         return Err(StartError::invalid("the plan and its user namespace do not match"));
     }
     let userns = given.userns.as_ref();
-    let root = RootFd::new(rootfs::mount(&plan.root, userns)?);
+    let root = RootFd::new(rootfs::mount(&plan.root, userns.zip(plan.userns.as_ref()))?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
     users::check_mapped(&credentials, plan.userns.as_ref())?;
-    let sources = plan.mounts.iter().map(|mount| {
-        source(&mount.source, mount.readonly, mount.propagation, userns.is_some())
-    });
+    let sources = plan
+        .mounts
+        .iter()
+        .map(|mount| source(&mount.source, mount.readonly, mount.propagation, userns.is_some()));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let init = plan.init.as_deref().map(|path| clone_tree(path, false)).transpose()?;
     let mut devices = default_devices();

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use hoy_sys::mount::map_ids;
-use hoy_sys::process::{self, CloneArgs};
+use hoy_sys::process::{self, CloneArgs, set_file_ids};
+use hoy_types::IdMaps;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -82,17 +83,45 @@ impl Layers {
 }
 
 /// The root file system as a detached mount, with the ids of a user namespace or as they are.
-pub(crate) fn mount(plan: &RootPlan, userns: Option<&OwnedFd>) -> Result<OwnedFd, StartError> {
+pub(crate) fn mount(
+    plan: &RootPlan,
+    userns: Option<(&OwnedFd, &IdMaps)>,
+) -> Result<OwnedFd, StartError> {
     let failed = |errno: Errno| StartError::system("mount the root file system", errno);
-    let Some(userns) = userns else {
+    let Some((userns, maps)) = userns else {
         return lay(&Layers::open(plan)?, plan.volatile).map_err(failed);
     };
     let layers = Layers::mapped(plan, userns)?;
-    match lay(&layers, plan.volatile) {
+    as_root_of(maps, || match lay(&layers, plan.volatile) {
         // Before Linux 6.15 an overlay lies over nothing that is in no tree.
         Err(Errno::INVAL) => lay_elsewhere(&layers, plan.volatile),
         other => other.map_err(failed),
-    }
+    })
+}
+
+/// Does something with all that the machine's root may, but what it makes belongs to the root of a
+/// user namespace: the machine's has no id in mounts with mapped ids. An overlay keeps this for
+/// what it does itself in its directories.
+fn as_root_of<T>(
+    maps: &IdMaps,
+    work: impl FnOnce() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    let (Some(uid), Some(gid)) = (maps.uid(0), maps.gid(0)) else {
+        return Err(StartError::invalid("the container's user namespace has no root"));
+    };
+    let capabilities = || -> Result<(), StartError> {
+        // To leave uid 0 gave up those about files.
+        let failed = |errno: Errno| StartError::system("keep the capabilities", errno);
+        let mut sets = rustix::thread::capabilities(None).map_err(failed)?;
+        sets.effective = sets.permitted;
+        rustix::thread::set_capabilities(None, sets).map_err(failed)
+    };
+    let act_as = |uid, gid| {
+        set_file_ids(uid, gid).map_err(|error| StartError::system("change the file ids", error))
+    };
+    let result = act_as(uid, gid).and_then(|()| capabilities()).and_then(|()| work());
+    act_as(0, 0)?;
+    result
 }
 
 fn lay(layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
@@ -119,7 +148,8 @@ fn lay(layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
 
 /// In a process with a tree of mounts of its own, where the layers are for as long as it takes.
 fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError> {
-    const DOING: &str = "mount the root file system with mapped ids, for which Linux 5.19 is needed";
+    const DOING: &str =
+        "mount the root file system with mapped ids, for which Linux 5.19 is needed";
     let failed = |errno: Errno| StartError::system(DOING, errno);
     let kind = SocketType::SEQPACKET;
     let (ours, theirs) =

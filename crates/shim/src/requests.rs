@@ -3,9 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use hoy_runtime::{
-    FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio, prepare,
-};
+use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio, prepare};
 use hoy_types::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

@@ -258,6 +258,18 @@ pub fn raise_hard_limit(resource: u32, hard: u64) -> io::Result<()> {
     if limit.rlim_max < hard { set_rlimit(resource, limit.rlim_cur, hard) } else { Ok(()) }
 }
 
+/// As whom this thread touches files from now on. Answered by nothing: ask again with -1 to know.
+pub fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: setfsgid and setfsuid have no preconditions.
+    let now = unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX))
+    };
+    let wanted = (uid.cast_signed(), gid.cast_signed());
+    if now == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
 /// A signal to a process and its group's leader only.
 pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
     // SAFETY: kill(2) checks both numbers.

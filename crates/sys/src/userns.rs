@@ -59,9 +59,7 @@ pub fn user_and_network(uid_map: &str, gid_map: &str) -> io::Result<Namespaces> 
     let _ = crate::process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
     // __WALL: one that signals nobody is found only when it is asked for.
     let all = WaitIdOptions::EXITED | WaitIdOptions::from_bits_retain(libc::__WALL as u32);
-    while let Err(rustix::io::Errno::INTR) =
-        waitid(WaitId::PidFd(pidfd.as_fd()), all)
-    {}
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), all) {}
     taken
 }
 

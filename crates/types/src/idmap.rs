@@ -55,7 +55,10 @@ mod tests {
         let range = |inside, outside, count| IdRange { inside, outside, count };
         let maps = IdMaps { uids: vec![range(0, 100_000, 10), range(10, 500, 2)], gids: vec![] };
         assert_eq!(maps.uid(0), Some(100_000));
-        assert_eq!((maps.uid(9), maps.uid(10), maps.uid(11)), (Some(100_009), Some(500), Some(501)));
+        assert_eq!(
+            (maps.uid(9), maps.uid(10), maps.uid(11)),
+            (Some(100_009), Some(500), Some(501))
+        );
         assert_eq!((maps.uid(12), maps.uid(u32::MAX), maps.gid(0)), (None, None, None));
         assert_eq!(maps.uid_map(), "0 100000 10\n10 500 2\n");
     }
