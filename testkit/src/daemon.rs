@@ -38,6 +38,8 @@ pub struct Daemon {
     netns: NetNs,
     cgroup: String,
     arguments: Vec<String>,
+    /// Files of the machine that are others to the daemon, and what it finds there.
+    covered: Vec<(String, PathBuf)>,
 }
 
 impl Daemon {
@@ -65,7 +67,22 @@ impl Daemon {
             netns: NetNs::new(),
             cgroup: format!("hoytest-{}-{number}", std::process::id()),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            covered: Vec::new(),
         }
+    }
+
+    /// To the daemon, and to nobody else, a file of the machine has this content.
+    #[must_use]
+    pub fn covering(mut self, path: &str, content: &str) -> Self {
+        let cover = self.path(&format!("cover-{}", self.covered.len()));
+        std::fs::write(&cover, content).expect("write a cover");
+        self.covered.push((path.to_owned(), cover));
+        self
+    }
+
+    /// Other arguments from the next launch on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
     }
 
     /// Starts `hoyd` (again) and waits until it answers.
@@ -74,9 +91,16 @@ impl Daemon {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"));
         let log = log.expect("open the daemon's log");
         let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.netns.path())).arg("--");
+        if !self.covered.is_empty() {
+            let mut line = String::new();
+            for (path, cover) in &self.covered {
+                line.push_str(&format!("mount --bind {} {path}; ", cover.display()));
+            }
+            command.args(["unshare", "--mount", "--propagation", "private", "sh", "-ec"]);
+            command.arg(format!("{line}exec \"$@\"")).arg("sh");
+        }
         command
-            .arg(format!("--net={}", self.netns.path()))
-            .arg("--")
             .arg(programs().join("hoyd"))
             .arg("--data-root")
             .arg(self.path("data"))
