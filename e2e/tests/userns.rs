@@ -155,6 +155,29 @@ fn files_lie_on_the_disk_as_the_image_has_them() {
     assert_eq!(daemon.hoy(&far).run().ok(), "70000 /srv/far\n");
 }
 
+/// Capabilities that an image gives to a program are those of its container's user namespace.
+#[test]
+fn capabilities_of_files() {
+    let daemon = daemon();
+    let script = "mkdir opt; cp bin/busybox opt/ping; setcap cap_net_raw=ep opt/ping";
+    import(&daemon, "caps", script, &[]);
+    for userns in ["", "host"] {
+        let own = ["run", "--rm", "--userns", userns, "-u", "33", "caps"];
+        let ping = ["-c", "1", "-W", "2", "127.0.0.1"];
+        daemon.hoy(&own).args(["/opt/ping"]).args(ping).run().ok();
+        let without = daemon.hoy(&own).args(["sh", "-c"]);
+        // In a user namespace no group may do without.
+        let without = without.args(["cat /proc/sys/net/ipv4/ping_group_range"]).run();
+        let wanted = if userns.is_empty() { "65534\t65534\n" } else { "0\t2147483647\n" };
+        assert_eq!(without.ok(), wanted);
+        // Copied up, they stay.
+        let line = "touch /opt/ping; mv /opt/ping /opt/other; ln /opt/other /opt/ping; \
+                    chmod 755 /opt; exec su www -c '/opt/ping -c 1 -W 2 127.0.0.1'";
+        let root = ["run", "--rm", "--userns", userns, "caps", "sh", "-c", line];
+        daemon.hoy(&root).run().ok();
+    }
+}
+
 #[test]
 fn off_and_on_again() {
     let mut daemon = daemon();
@@ -346,7 +369,7 @@ fn root_is_nobody_outside() {
         ": >>/proc/sys/kernel/core_pattern",
         "mknod /tmp/zero c 1 5 && head -c1 /tmp/zero",
         "echo -1 >/proc/self/oom_score_adj; [ $(cat /proc/self/oom_score_adj) = -1 ]",
-        "mkdir /m; mount -t cgroup -o memory x /m",
+        "mkdir /m; mount -t cgroup -o memory x /m || mount -t cgroup2 x /m; mkdir /m/below",
     ] {
         let attempt = &attempt.replace("/hostproc/1", &host);
         let inside = sh(&daemon, &flags, attempt);
