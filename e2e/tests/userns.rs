@@ -264,6 +264,15 @@ fn every_way_of_running() {
         (&["-w", "/made/here"], "pwd; stat -c '%u' .", "/made/here\n0\n"),
         (&["--ulimit", "nofile=64:128"], "ulimit -n; ulimit -Hn", "64\n128\n"),
         (&["--sysctl", "net.ipv4.ip_forward=0"], "cat /proc/sys/net/ipv4/ip_forward", "0\n"),
+        (
+            &["--device", "/dev/zero:/dev/a/zero", "--device", "/dev/null:/opt/a/null"],
+            "head -c 3 /dev/a/zero | wc -c; echo x >/opt/a/null; \
+             stat -c '%u %g %F' /dev/a /dev/a/zero /opt/a /opt/a/null",
+            "3\n0 0 directory\n0 0 character special file\n0 0 directory\n\
+             0 0 character special file\n",
+        ),
+        (&["--oom-score-adj", "33"], "cat /proc/self/oom_score_adj", "33\n"),
+        (&["-m", "64m", "--cpus", "0.5"], "echo x", "x\n"),
         (&["--pids-limit", "5"], "echo x", "x\n"),
     ] {
         assert_eq!(sh(&daemon, flags, line).ok(), says, "{flags:?}");

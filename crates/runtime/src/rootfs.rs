@@ -102,7 +102,7 @@ pub(crate) fn mount(
 /// Does something with all that the machine's root may, but what it makes belongs to the root of a
 /// user namespace: the machine's has no id in mounts with mapped ids. An overlay keeps this for
 /// what it does itself in its directories.
-fn as_root_of<T>(
+pub(crate) fn as_root_of<T>(
     maps: &IdMaps,
     work: impl FnOnce() -> Result<T, StartError>,
 ) -> Result<T, StartError> {
