@@ -71,7 +71,7 @@ pub enum NetworkError {
     Netlink(#[from] hoy_netlink::NetlinkError),
     #[error("{operation}: {source}")]
     Io { operation: &'static str, source: std::io::Error },
-    #[error("make a user namespace: {0}")]
+    #[error("make a user namespace{limit}: {0}", limit = limit(.0))]
     Userns(std::io::Error),
     #[error("no available IPv4 addresses on this network's address pools: bridge")]
     Exhausted,
@@ -100,5 +100,13 @@ impl NetworkError {
 
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { operation, source }
+    }
+}
+
+/// Which setting to look at.
+fn limit(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => " (user.max_user_namespaces allows no more)",
+        _ => "",
     }
 }

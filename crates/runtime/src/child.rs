@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
 };
-use rustix::process::Pid;
+use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{FailureReason, StartError, text};
@@ -109,7 +109,10 @@ fn become_root() -> Result<(), StartError> {
     let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
     set_thread_groups(&[]).map_err(failed)?;
     set_thread_res_gid(gid, gid, gid).map_err(failed)?;
-    set_thread_res_uid(uid, uid, uid).map_err(failed)
+    set_thread_res_uid(uid, uid, uid).map_err(failed)?;
+    // Whoever has the same ids must not look into what is still a part of ours, whatever the
+    // machine's settings say of programs that change who they are.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
 }
 
 /// Tells the parent of the process that is the container's.

@@ -160,8 +160,8 @@ pub(crate) fn device_files(prepared: &Prepared) -> Result<OwnedFd, StartError> {
 
 /// The nodes that are wanted elsewhere.
 pub(crate) fn other_device_files(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
-    let others = prepared.devices.iter().filter(|node| !in_dev(node));
-    others.map(|node| make_node(prepared, dev, node)).collect()
+    let mut others = prepared.devices.iter().filter(|node| !in_dev(node));
+    others.try_for_each(|node| make_node(prepared, dev, node))
 }
 
 fn in_dev(node: &DeviceNode) -> bool {
