@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::mount as attributes;
+use hoy_weak::{Protection, without};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -74,7 +75,8 @@ fn below(error: RootError) -> StartError {
 
 /// One of the directories that must not be a link: what is mounted there must be where it seems.
 fn real_directory(root: &RootFd, name: &str) -> Result<OwnedFd, StartError> {
-    match root.handle(name, Links::None) {
+    let links = if without(Protection::RealDirectories) { Links::Inside } else { Links::None };
+    match root.handle(name, links) {
         Ok(found) => {
             let stat = rustix::fs::fstat(&found).map_err(|e| StartError::system("stat", e))?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -133,8 +135,12 @@ pub(crate) fn build(prepared: &Prepared) -> Result<Tree, StartError> {
 
 fn devices(prepared: &Prepared) -> Result<(OwnedFd, OwnedFd), StartError> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
-    let dev = make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags)?;
-    attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
+    let mut dev = make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags)?;
+    if without(Protection::OwnDevices) {
+        dev = prepared.root.open("/dev", OFlags::RDONLY, Links::Inside).map_err(below)?;
+    } else {
+        attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
+    }
     let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
     let pts = make("devpts", &options, pts_flags)?;
@@ -223,6 +229,7 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
     let sys = make("sysfs", &[], readonly(USUAL))?;
     attach(sys.as_fd(), real_directory(&prepared.root, "sys")?.as_fd(), "/sys")?;
     let Ok(target) = prepared.root.handle("/sys/fs/cgroup", Links::None) else { return Ok(()) };
+    let writable = writable || without(Protection::ReadonlyCgroups);
     let set = if writable { 0 } else { attributes::RDONLY }
         | attributes::NOSUID
         | attributes::NODEV
@@ -309,7 +316,8 @@ const COVERABLE: &[&str] = &[
 fn refuse_inside_proc(target: BorrowedFd<'_>, path: &str) -> Result<(), StartError> {
     let found = rustix::fs::fstatfs(target)
         .map_err(|errno| StartError::system("look at a mount's target", errno))?;
-    if found.f_type == rustix::fs::PROC_SUPER_MAGIC && !COVERABLE.contains(&path) {
+    let proc = found.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    if proc && !without(Protection::UncoveredProc) && !COVERABLE.contains(&path) {
         return Err(StartError::invalid(format!(
             "error mounting to rootfs at \"{path}\": it cannot be mounted because it is inside /proc"
         )));
@@ -343,7 +351,15 @@ fn sysctls(prepared: &Prepared, proc: &OwnedFd) -> Result<(), StartError> {
     for (index, (name, value)) in all.iter().enumerate() {
         let asked = index + prepared.plan.sysctls.len() >= all.len();
         let path = format!("sys/{}", name.replace('.', "/"));
-        let written = write_proc(proc, &path, value);
+        let written = if without(Protection::OwnProc) {
+            prepared
+                .root
+                .open(&format!("/proc/{path}"), OFlags::WRONLY, Links::Inside)
+                .map_err(std::io::Error::other)
+                .and_then(|fd| std::fs::File::from(fd).write_all(value.as_bytes()))
+        } else {
+            write_proc(proc, &path, value)
+        };
         if let (Err(error), true) = (written, asked) {
             return Err(StartError::invalid(format!(
                 "sysctl {name}: {}",
@@ -369,11 +385,15 @@ pub(crate) fn write_proc(proc: &OwnedFd, path: &str, value: &str) -> std::io::Re
 /// Masks and read-only paths: what covers them is ours.
 fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     let plan = &prepared.plan;
-    if !plan.masked_paths.is_empty() {
+    if !plan.masked_paths.is_empty() && !without(Protection::Masks) {
         let empty = empty_directory()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let null = rustix::fs::openat(dev, "null", flags, Mode::empty())
-            .map_err(|errno| StartError::system("open our /dev/null", errno))?;
+        let null = if without(Protection::OwnMasks) {
+            prepared.root.handle("/dev/null", Links::Inside).map_err(below)?
+        } else {
+            rustix::fs::openat(dev, "null", flags, Mode::empty())
+                .map_err(|errno| StartError::system("open our /dev/null", errno))?
+        };
         for path in &plan.masked_paths {
             let Some(target) = existing(&prepared.root, path)? else { continue };
             let stat = rustix::fs::fstat(&target).map_err(|e| StartError::system("stat", e))?;
@@ -437,7 +457,11 @@ fn existing(root: &RootFd, path: &str) -> Result<Option<OwnedFd>, StartError> {
 }
 
 /// A terminal of the container's own devpts: master and slave, /dev/console bound to the slave.
-pub(crate) fn terminal(tree: &Tree, console: bool) -> Result<(OwnedFd, OwnedFd), StartError> {
+pub(crate) fn terminal(
+    tree: &Tree,
+    root: &RootFd,
+    console: bool,
+) -> Result<(OwnedFd, OwnedFd), StartError> {
     let failed = |errno: Errno| StartError::system("open a terminal", errno);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(&tree.pts, "ptmx", flags, Mode::empty()).map_err(failed)?;
@@ -455,7 +479,12 @@ pub(crate) fn terminal(tree: &Tree, console: bool) -> Result<(OwnedFd, OwnedFd),
         let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target =
             rustix::fs::openat(&tree.dev, "console", path, Mode::empty()).map_err(failed)?;
-        let cover = clone(slave.as_fd(), false).map_err(failed)?;
+        let cover = if without(Protection::OwnConsole) {
+            let by_name = root.handle("/dev/pts/0", Links::Inside).map_err(below)?;
+            clone(by_name.as_fd(), false).map_err(failed)?
+        } else {
+            clone(slave.as_fd(), false).map_err(failed)?
+        };
         attach(cover.as_fd(), target.as_fd(), "/dev/console")?;
     }
     Ok((master, slave))
