@@ -38,6 +38,8 @@ pub struct Daemon {
     netns: NetNs,
     cgroup: String,
     arguments: Vec<String>,
+    programs: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -65,7 +67,19 @@ impl Daemon {
             netns: NetNs::new(),
             cgroup: format!("hoytest-{}-{number}", std::process::id()),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            programs: programs(),
+            environment: Vec::new(),
         }
+    }
+
+    /// The daemon and what it starts from another directory.
+    pub fn use_programs(&mut self, directory: PathBuf) {
+        self.programs = directory;
+    }
+
+    /// A variable of the daemon's own environment.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts `hoyd` (again) and waits until it answers.
@@ -77,7 +91,7 @@ impl Daemon {
         command
             .arg(format!("--net={}", self.netns.path()))
             .arg("--")
-            .arg(programs().join("hoyd"))
+            .arg(self.programs.join("hoyd"))
             .arg("--data-root")
             .arg(self.path("data"))
             .arg("--exec-root")
@@ -90,6 +104,7 @@ impl Daemon {
             .arg(self.host())
             .arg("--config-file=/dev/null")
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone"))
             .stderr(log);

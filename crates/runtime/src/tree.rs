@@ -449,7 +449,8 @@ fn mask_throttling(prepared: &Prepared, empty: &OwnedFd) -> Result<(), StartErro
 }
 
 fn existing(root: &RootFd, path: &str) -> Result<Option<OwnedFd>, StartError> {
-    match root.handle(path, Links::None) {
+    let links = if without(Protection::RealDirectories) { Links::Inside } else { Links::None };
+    match root.handle(path, links) {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(below(error)),
