@@ -184,7 +184,7 @@ pub fn steering(side: &Side) -> Verdict {
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
     side.import("steering", &trojan, &changes);
     let id = side.start(&["-P", "steering", "sleep", "100"]);
-    let top = side.daemon.docker(&["top", &id, "-eo", "pid,comm"]).run();
+    let top = side.daemon.docker(&["top", &id]).run();
     assert!(top.ok().contains("sleep"), "{top:?}");
     side.daemon.docker(&["logs", &id]).run().ok();
     side.daemon.docker(&["stats", "--no-stream", &id]).run();

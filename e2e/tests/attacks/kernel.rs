@@ -61,8 +61,8 @@ const CALLS: &[(&str, &str, i32)] = &[
 /// CVE-2022-0185, CVE-2026-31431 and all that begins with a rarely used call of the kernel.
 pub fn primitives(side: &Side) -> Verdict {
     // Strings that a call is given must be variables.
-    let mut program = String::from("my $buffer = chr(0) x 256; my $r; sub call { syscall(@_) }\n");
-    program.push_str("sub copy { my @all = @_; call(@all) }\n");
+    let mut program = String::from("my $buffer = chr(0) x 256; my $r; ");
+    program.push_str("sub copy { my ($number, @given) = @_; syscall($number, @given) }\n");
     for (name, call, _) in CALLS {
         let call = call.replace("syscall(", "copy(");
         program.push_str(&format!(

@@ -202,9 +202,11 @@ pub fn inheritable(side: &Side) -> Verdict {
 
 /// CVE-2024-21626: a descriptor of the host's that stayed open, as the working directory.
 pub fn descriptors(side: &Side) -> Verdict {
-    let seen = side.sh(&[], "for f in /proc/1/fd/*; do echo ${f##*/}; done; readlink /proc/1/cwd");
-    if seen != "0\n1\n2\n/\n" {
-        return Err(format!("open in a container: {}", seen.replace('\n', " ")));
+    let first = side.start(&["busybox", "sleep", "100"]);
+    let look = ["exec", &first, "sh", "-c", "ls /proc/1/fd; readlink /proc/1/cwd"];
+    let seen = side.daemon.hoy(&look).run();
+    if seen.ok() != "0\n1\n2\n/\n" {
+        return Err(format!("open in a container: {}", seen.stdout.replace('\n', " ")));
     }
     let from_root = side.canary().trim_start_matches('/').to_owned();
     let attempts = ["file", "../../../../file"].map(|_| from_root.clone());
@@ -238,10 +240,12 @@ pub fn exec_spied(side: &Side) -> Verdict {
     let spy = "$| = 1; print qq(watching\\n); my %seen; while (!-e '/stop') { \
         for my $p (grep { m{/(\\d+)$} && $1 != $$ } glob('/proc/[0-9]*')) { \
         my ($n) = $p =~ /(\\d+)$/; next if $n == 1 || $n == $$; \
-        my $attached = syscall(101, 16, $n + 0, 0, 0) == 0; \
-        if ($attached) { waitpid($n, 0x40000000); } \
+        my $attached = syscall(101, 0x4206, $n + 0, 0, 0) == 0; \
+        if ($attached) { syscall(101, 0x4207, $n + 0, 0, 0); waitpid($n, 0x40000000); } \
         for my $l (glob(\"$p/fd/*\"), \"$p/cwd\", \"$p/root\") { my $t = readlink($l); \
-        next if !defined $t; my $k = $l; $k =~ s{.*/\\d+/}{}; $k =~ s{fd/.*}{fd}; \
+        next if !defined $t; \
+        if ($t eq '/') { my @s = stat($l); next if !@s; my @own = stat('/'); \
+        $t = 'of another root' if qq(@s[0, 1]) ne qq(@own[0, 1]); } my $k = $l; $k =~ s{.*/\\d+/}{}; $k =~ s{fd/.*}{fd}; \
         $t =~ s/\\d+/N/g; print qq($k $t\\n) if !$seen{qq($k $t)}++; } \
         syscall(101, 17, $n + 0, 0, 0) if $attached; } } print qq(end\\n);";
     let options = ["--cap-add", "SYS_PTRACE", "busybox", "/usr/bin/perl", "-e", spy];
@@ -254,7 +258,7 @@ pub fn exec_spied(side: &Side) -> Verdict {
     side.daemon.hoy(&["exec", &id, "/bin/busybox", "touch", "/stop"]).run();
     side.daemon.hoy(&["wait", &id]).run().ok();
     let seen = side.daemon.hoy(&["logs", &id]).run();
-    let known = ["fd pipe:[N]", "fd socket:[N]", "fd /dev/null", "cwd /", "root /"];
+    let known = ["fd pipe:[N]", "fd socket:[N]", "fd /dev/null", "fd /", "cwd /", "root /"];
     let foreign: Vec<&str> = seen
         .ok()
         .lines()
@@ -312,9 +316,9 @@ pub fn environment(side: &Side) -> Verdict {
     let id = side.start(&["busybox", "sleep", "100"]);
     let environ = std::fs::read(format!("/proc/{}/environ", side.daemon.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environ).contains("CANARY_OF_THE_DAEMON"));
-    let run = side.sh(&[], "cat /proc/self/environ");
+    let run = side.run(&["busybox", "cat", "/proc/self/environ"]);
     let exec = side.daemon.hoy(&["exec", &id, "cat", "/proc/self/environ"]).run();
-    for text in [run.as_str(), exec.ok()] {
+    for text in [run.ok(), exec.ok()] {
         let foreign = text.split_terminator('\0').find(|entry| {
             let name = entry.split('=').next().unwrap_or("");
             !matches!(name, "PATH" | "HOSTNAME" | "HOME")

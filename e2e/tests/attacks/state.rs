@@ -58,6 +58,8 @@ pub fn ports(side: &Side) -> Verdict {
 
 /// CVE-2021-20199: who a container thinks it talks to.
 pub fn source_address(side: &Side) -> Verdict {
+    // The official image's has a server that tells whom it serves.
+    hoy_e2e::give_busybox(&side.daemon);
     let other = NetNs::new();
     side.daemon.netns().link(&other, "outside", "10.77.0.1/24", "10.77.0.2/24");
     let serve =
@@ -73,8 +75,12 @@ pub fn source_address(side: &Side) -> Verdict {
 pub fn certificates(side: &Side) -> Verdict {
     let directory = side.directory("tls").display().to_string();
     host_sh(&format!(
-        "cd {directory}; openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 \
-         -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 2>/dev/null; \
+        "cd {directory}; openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca -days 2 \
+         -subj /CN=authority 2>/dev/null; \
+         openssl req -newkey rsa:2048 -nodes -keyout key -out request -subj /CN=localhost 2>/dev/null; \
+         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' >names; \
+         openssl x509 -req -in request -CA ca -CAkey ca.key -CAcreateserial -days 2 -extfile names \
+         -out cert 2>/dev/null; \
          cp {} x.tar",
         hoy_testkit::busybox_rootfs().display()
     ));
@@ -98,7 +104,7 @@ pub fn certificates(side: &Side) -> Verdict {
     assert!(output.stderr.contains("certificate"), "{output:?}");
     // The same one is believed where the machine trusts it: the server is not what failed.
     let mut trusting = Daemon::prepare(&[]);
-    trusting.set("SSL_CERT_FILE", &format!("{directory}/cert"));
+    trusting.set("SSL_CERT_FILE", &format!("{directory}/ca"));
     trusting.launch();
     fetch(&trusting).ok();
     Ok(())
