@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use hoy_weak::Protection;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -129,17 +129,23 @@ impl RootFd {
             let _ = file.read_to_end(&mut bytes);
             return Ok(bytes);
         }
-        // The handle is looked at before the file is opened: opening a device can act on it.
+        // The handle is looked at before the file is opened, since opening a device can act on it;
+        // and what is opened is the handle, since the name can mean another file by then.
         let handle = self.handle(path, Links::Inside)?;
         let stat = rustix::fs::fstat(&handle).map_err(|errno| failed("stat", path, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(RootError::Kind { path: path.to_owned(), wanted: "a regular file" });
         }
-        let fd = self.open(path, flags, Links::Inside)?;
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("stat", path, errno))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(RootError::Kind { path: path.to_owned(), wanted: "a regular file" });
-        }
+        let fd = if hoy_weak::without(Protection::Once) {
+            self.open(path, flags, Links::Inside)?
+        } else {
+            rustix::fs::open(
+                format!("/proc/self/fd/{}", handle.as_raw_fd()),
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|errno| failed("open", path, errno))?
+        };
         let mut bytes = Vec::new();
         let mut bounded = File::from(fd).take(limit.saturating_add(1));
         bounded.read_to_end(&mut bytes).map_err(|source| RootError::Io {

@@ -39,6 +39,26 @@ pub fn read_by_the_host(side: &Side) -> Verdict {
     Ok(())
 }
 
+/// The same, exchanged while the host looks at it: a FIFO that the host opens lets its writer go.
+pub fn raced(side: &Side) -> Verdict {
+    let race = "chdir '/etc'; my ($p, $f) = ('passwd', 'fifo'); \
+        while (1) { syscall(316, -100, $p, -100, $f, 2) == 0 or die $! }";
+    // Opened before the race, by its name of then.
+    let line = "cd /etc; mkfifo fifo; (exec 3>fifo && touch /opened) & sleep 0.2; exec /usr/bin/perl -e \"$0\"";
+    let id = side.start(&[PERL, &["busybox", "sh", "-c", line, race]].concat());
+    let until = std::time::Instant::now() + side.race();
+    while std::time::Instant::now() < until {
+        side.daemon.hoy(&["exec", "-u", "7", &id, "/bin/busybox", "true"]).run();
+        let looked = side.daemon.hoy(&["exec", &id, "/bin/busybox", "ls", "/opened"]).run();
+        if looked.code == Some(0) {
+            return Err("the host opened a FIFO of a container".to_owned());
+        }
+    }
+    let racing = hoy_e2e::field(&side.daemon, &id, "{{.State.Running}}");
+    assert_eq!(racing, "true", "{:?}", side.daemon.hoy(&["logs", &id]).run());
+    Ok(())
+}
+
 /// CVE-2022-0847, CVE-2016-5195: what a container writes changes no layer that others use.
 pub fn layers_unchanged(side: &Side) -> Verdict {
     let hash = || {

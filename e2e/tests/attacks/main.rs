@@ -87,6 +87,7 @@ const ATTACKS: &[Attack] = &[
         images::volumes,
     ),
     attack("files-read", Without("regular-files"), files::read_by_the_host),
+    attack("files-raced", Without("once"), files::raced),
     attack(
         "layers-unchanged",
         Cannot("writes to a lower layer are the kernel's to prevent"),
