@@ -198,7 +198,7 @@ mod tests {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::memfd_create("unsealed", flags).unwrap());
         file.write_all(&std::fs::read("/bin/true").unwrap()).unwrap();
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
         let root = Path::new("/nowhere");
         let refused = spawn_image(&file.try_clone().unwrap().into(), root, "id").unwrap_err();
         assert!(matches!(refused, Error::Io { .. }), "{refused}");

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(file.write_all(b"x").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(file.set_len(0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o0);
         let changed = file.set_permissions(mode).is_ok();
         assert_ne!(changed, seals.contains(SealFlags::EXEC));
     }
