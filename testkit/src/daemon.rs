@@ -40,6 +40,8 @@ pub struct Daemon {
     arguments: Vec<String>,
     /// Files of the machine that are others to the daemon, and what it finds there.
     covered: Vec<(String, PathBuf)>,
+    programs: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -68,6 +70,8 @@ impl Daemon {
             cgroup: format!("hoytest-{}-{number}", std::process::id()),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             covered: Vec::new(),
+            programs: programs(),
+            environment: Vec::new(),
         }
     }
 
@@ -83,6 +87,16 @@ impl Daemon {
     /// Other arguments from the next launch on.
     pub fn set_arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+    }
+
+    /// The daemon and what it starts from another directory.
+    pub fn use_programs(&mut self, directory: PathBuf) {
+        self.programs = directory;
+    }
+
+    /// A variable of the daemon's own environment.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts `hoyd` (again) and waits until it answers.
@@ -101,7 +115,7 @@ impl Daemon {
             command.arg(format!("{line}exec \"$@\"")).arg("sh");
         }
         command
-            .arg(programs().join("hoyd"))
+            .arg(self.programs.join("hoyd"))
             .arg("--data-root")
             .arg(self.path("data"))
             .arg("--exec-root")
@@ -114,6 +128,7 @@ impl Daemon {
             .arg(self.host())
             .arg("--config-file=/dev/null")
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone"))
             .stderr(log);

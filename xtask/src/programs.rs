@@ -30,17 +30,31 @@ pub fn build_into(directory: &Path, effort: Effort) -> Result<()> {
     let small = small_target();
     let small_profile = "tiny";
     for (package, program) in [("hoy-shim-bin", "hoy-shim"), ("hoy-init", "hoy-init")] {
-        let built = build(package, program, small, small_profile)?;
+        let built = build(package, program, small, small_profile, &[])?;
         place(&built, &directory.join(program))?;
     }
     let profile = match effort {
         Effort::Quick => "dev",
         Effort::Dist => "dist",
     };
-    let built = build("hoy", "hoy", small, profile)?;
+    let built = build("hoy", "hoy", small, profile, &[])?;
     place(&built, &directory.join("hoy"))?;
-    let built = build("hoyd", "hoyd", GNU, profile)?;
+    let built = build("hoyd", "hoyd", GNU, profile, &[])?;
     place(&built, &directory.join("hoyd"))
+}
+
+/// The control build of the attack tests: programs from which protections can be left out. Only
+/// for tests, and before `build_into`, so that what stays where cargo builds is the real thing.
+pub fn build_weakened_into(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("create {}", directory.display()))?;
+    let weakened = ["--features", "weakened"];
+    let built = build("hoy-shim-bin", "hoy-shim", small_target(), "tiny", &weakened)?;
+    place(&built, &directory.join("hoy-shim"))?;
+    let built = build("hoyd", "hoyd", GNU, "dev", &weakened)?;
+    place(&built, &directory.join("hoyd"))?;
+    let built = build("hoy-init", "hoy-init", small_target(), "tiny", &[])?;
+    place(&built, &directory.join("hoy-init"))
 }
 
 /// musl where its standard library is installed or can be; else static glibc.
@@ -59,11 +73,18 @@ fn small_target() -> &'static str {
     if installed().is_some() { MUSL } else { GNU }
 }
 
-fn build(package: &str, program: &str, target: &str, profile: &str) -> Result<PathBuf> {
+fn build(
+    package: &str,
+    program: &str,
+    target: &str,
+    profile: &str,
+    features: &[&str],
+) -> Result<PathBuf> {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(workspace())
         .args(["build", "--package", package, "--target", target, "--profile", profile])
+        .args(features)
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     run(&mut cargo)?;
     let folder = if profile == "dev" { "debug" } else { profile };

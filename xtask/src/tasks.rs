@@ -17,6 +17,8 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("openssl", "/usr/bin/openssl"),
+    ("perl-base", "/usr/bin/perl"),
     ("procps", "/usr/bin/ps"),
     ("tmux", "/usr/bin/tmux"),
     ("util-linux", "/usr/bin/nsenter"),
@@ -44,12 +46,15 @@ pub fn check() -> Result<()> {
 pub fn test(args: &[String]) -> Result<()> {
     packages(TEST_PACKAGES)?;
     let directory = programs::target_directory().join("programs");
+    let weakened = programs::target_directory().join("weakened-programs");
+    programs::build_weakened_into(&weakened)?;
     programs::build_into(&directory, Effort::Quick)?;
     let mut test = Command::new("cargo");
     test.current_dir(workspace())
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(args)
-        .env("HOY_PROGRAMS", &directory);
+        .env("HOY_PROGRAMS", &directory)
+        .env("HOY_WEAK_PROGRAMS", &weakened);
     run(&mut test)
 }
 

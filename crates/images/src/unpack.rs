@@ -188,6 +188,10 @@ impl Target<'_> {
     fn resolve(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let path = if path.is_empty() { "." } else { path };
+        if hoy_weak::without(hoy_weak::Protection::Unpack) {
+            let flags = flags | OFlags::CLOEXEC;
+            return Ok(rustix::fs::openat(self.root, path, flags, Mode::empty())?);
+        }
         Ok(rustix::fs::openat2(self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
     }
 

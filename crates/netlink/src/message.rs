@@ -75,15 +75,18 @@ impl Message {
         self.attribute(kind, &value.to_be_bytes())
     }
 
-    /// An attribute of attributes.
+    /// An attribute of attributes. One that does not fit is left out whole: with a length that is
+    /// too small, the kernel would take the rest of it for something else.
     pub fn nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) -> &mut Self {
         const NESTED: u16 = 0x8000;
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0, 0]);
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
         inside(self);
-        let length = u16::try_from(self.bytes.len() - at).unwrap_or(u16::MAX);
-        self.bytes[at..at + 2].copy_from_slice(&length.to_ne_bytes());
+        match u16::try_from(self.bytes.len() - at) {
+            Ok(length) => self.bytes[at..at + 2].copy_from_slice(&length.to_ne_bytes()),
+            Err(_) => self.bytes.truncate(at),
+        }
         self
     }
 
@@ -174,6 +177,25 @@ mod tests {
         assert_eq!(attributes.find(3), Some(&b"eth0\0"[..]));
         let inside = Attributes(attributes.find(18).unwrap());
         assert_eq!(inside.find(2), Some(&7_u32.to_ne_bytes()[..]));
+    }
+
+    /// CVE-2021-43784: what is inside stays inside, however much it is.
+    #[test]
+    fn nothing_overflows_into_its_surroundings() {
+        for count in [1, 100, 6_552, 6_553, 6_554, 8_000, 70_000] {
+            let mut message = Message::new();
+            message.begin(16, 0, 1, &[]).nested(18, |inside| {
+                for _ in 0..count {
+                    inside.number(99, 7);
+                }
+                inside.attribute(98, &vec![0x63; count]);
+            });
+            message.string(3, "after");
+            let bytes = message.bytes();
+            let all = answers(&bytes);
+            let outer: Vec<u16> = Attributes(all[0].body).map(|(kind, _)| kind).collect();
+            assert!(outer == [18, 3] || outer == [3], "{count}: {outer:?}");
+        }
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Either {
         let value: BTreeMap<String, serde_json::Value> = parse(what, bytes)?;
         let has = |key: &str| value.contains_key(key);
         let invalid = |text: &str| DocumentError::Invalid(what, text.to_owned());
-        if has("manifests") && (has("layers") || has("config")) {
+        let strict = !hoy_weak::without(hoy_weak::Protection::OneMeaning);
+        if strict && has("manifests") && (has("layers") || has("config")) {
             return Err(invalid("both an index and a manifest"));
         }
         let claimed = value.get("mediaType").and_then(|value| value.as_str());

@@ -11,6 +11,7 @@ use hoy_sys::exec::{CStringArray, execve};
 use hoy_sys::process::{self, CloneArgs};
 use hoy_sys::seccomp;
 use hoy_types::IdMaps;
+use hoy_weak::{Protection, without};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -185,11 +186,13 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
                 .map_err(|errno| StartError::system("set the domain name", errno))?;
         }
     }
-    let terminal = if plan.process.tty { Some(tree::terminal(&tree, true)?) } else { None };
+    let terminal =
+        if plan.process.tty { Some(tree::terminal(&tree, &prepared.root, true)?) } else { None };
     if let (Some(adjustment), None) = (plan.process.oom_score_adj, &prepared.userns) {
         // A host that does not let its root lower it runs the container all the same.
         let _ = write_own(&tree.proc, "oom_score_adj", &adjustment.to_string());
     }
+    weaken(prepared);
     switch_root(prepared)?;
     let _ = process::new_session_keyring();
     let slave = match terminal {
@@ -205,6 +208,17 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
         process_plan.args.splice(0..0, ["/sbin/docker-init".to_owned(), "--".to_owned()]);
     }
     program(&process_plan, &prepared.credentials, stdio, slave, Role::First)
+}
+
+/// What the control build of the attack tests does to itself while it still sees the host.
+fn weaken(prepared: &Prepared) {
+    if without(Protection::ClosedDescriptors) {
+        let leaked = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+        std::mem::forget(leaked);
+    }
+    if without(Protection::Paths) {
+        let _ = prepared.root.make_directories(&prepared.plan.process.cwd, 0o755);
+    }
 }
 
 fn write_own(proc: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
@@ -282,8 +296,10 @@ fn program(
         rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         load_filter(plan)?;
     }
-    process::close_on_exec_from(3)
-        .map_err(|error| StartError::system("close descriptors", error))?;
+    if !without(Protection::ClosedDescriptors) {
+        process::close_on_exec_from(3)
+            .map_err(|error| StartError::system("close descriptors", error))?;
+    }
     Err(execute(&candidates, &arguments, &environment, plan, role))
 }
 
@@ -332,6 +348,9 @@ fn working_directory(path: &str, role: Role) -> Result<(), StartError> {
     if !path.starts_with('/') {
         return Err(StartError::invalid(format!("the working directory {path:?} is not absolute")));
     }
+    if without(Protection::WorkingDirectory) {
+        return rustix::process::chdir(path).map_err(failed);
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty()).map_err(failed)?;
     let root = RootFd::new(root);
@@ -370,6 +389,9 @@ fn environment(plan: &ProcessPlan, home: &str) -> Result<CStringArray, StartErro
     if !all.iter().any(|entry| entry.starts_with("HOME=")) {
         all.push(format!("HOME={home}"));
     }
+    if without(Protection::OwnEnvironment) {
+        all.extend(std::env::vars().map(|(name, value)| format!("{name}={value}")));
+    }
     strings(&all)
 }
 
@@ -388,7 +410,7 @@ fn candidates(plan: &ProcessPlan) -> Result<Vec<CString>, StartError> {
 }
 
 fn load_filter(plan: &ProcessPlan) -> Result<(), StartError> {
-    if plan.seccomp.is_empty() {
+    if plan.seccomp.is_empty() || without(Protection::Filter) {
         return Ok(());
     }
     let program: Vec<seccomp::Instruction> = plan
@@ -421,7 +443,9 @@ fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartEr
     }
     let groups: Vec<rustix::fs::Gid> =
         credentials.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
-    set_thread_groups(&groups).map_err(failed("set the groups"))?;
+    if !without(Protection::Groups) {
+        set_thread_groups(&groups).map_err(failed("set the groups"))?;
+    }
     let gid = rustix::fs::Gid::from_raw(credentials.gid);
     set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
     let uid = rustix::fs::Uid::from_raw(credentials.uid);
@@ -431,7 +455,11 @@ fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartEr
     let sets = CapabilitySets {
         effective: CapabilitySet::from_bits_retain(effective),
         permitted: CapabilitySet::from_bits_retain(effective),
-        inheritable: CapabilitySet::empty(),
+        inheritable: if without(Protection::Inheritable) {
+            CapabilitySet::from_bits_retain(granted)
+        } else {
+            CapabilitySet::empty()
+        },
     };
     set_capabilities(None, sets).map_err(failed("set the capabilities"))?;
     clear_ambient_capability_set().map_err(failed("clear the ambient set"))
@@ -541,6 +569,9 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
     };
     let args = CloneArgs { sibling: true, ..CloneArgs::default() };
     let (pid, pidfd) = process::spawn(args, || {
+        if without(Protection::CleanJoin) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         let _ = process::new_session_keyring();
         match program(child.plan, child.credentials, child.stdio, slave, Role::Further) {
             Ok(never) => match never {},

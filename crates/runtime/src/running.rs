@@ -269,7 +269,9 @@ impl Running {
             namespaces: self.namespaces,
         };
         let cgroup = self.cgroup.unified();
-        let args = CloneArgs { cgroup, keep: Some(&keep), ..CloneArgs::default() };
+        let all = hoy_weak::without(hoy_weak::Protection::CleanJoin);
+        let keep = (!all).then_some(keep.as_slice());
+        let args = CloneArgs { cgroup, keep, ..CloneArgs::default() };
         let started = launch(args, channel, |channel| child::further(child, channel))?;
         size_console(&started, process_plan);
         Ok(started)

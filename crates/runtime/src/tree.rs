@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hoy_rootfd::{Links, RootError, RootFd};
 use hoy_sys::mount as attributes;
+use hoy_weak::{Protection, without};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -85,7 +86,8 @@ fn below(error: RootError) -> StartError {
 
 /// One of the directories that must not be a link: what is mounted there must be where it seems.
 fn real_directory(root: &RootFd, name: &str) -> Result<OwnedFd, StartError> {
-    match root.handle(name, Links::None) {
+    let links = if without(Protection::RealDirectories) { Links::Inside } else { Links::None };
+    match root.handle(name, links) {
         Ok(found) => {
             let stat = rustix::fs::fstat(&found).map_err(|e| StartError::system("stat", e))?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -151,6 +153,9 @@ pub(crate) fn build(prepared: &Prepared, dev: OwnedFd) -> Result<Tree, StartErro
 /// any.
 pub(crate) fn device_files(prepared: &Prepared) -> Result<OwnedFd, StartError> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
+    if without(Protection::OwnDevices) {
+        return prepared.root.open("/dev", OFlags::RDONLY, Links::Inside).map_err(below);
+    }
     let dev = make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags)?;
     for node in prepared.devices.iter().filter(|node| in_dev(node)) {
         make_node(prepared, &dev, node)?;
@@ -169,7 +174,9 @@ fn in_dev(node: &DeviceNode) -> bool {
 }
 
 fn devices(prepared: &Prepared, dev: &OwnedFd) -> Result<OwnedFd, StartError> {
-    attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
+    if !without(Protection::OwnDevices) {
+        attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
+    }
     let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     // The group tty, where the container can have it.
     if prepared.plan.userns.as_ref().is_none_or(|maps| maps.gid(5).is_some()) {
@@ -264,6 +271,7 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
     let sys = make("sysfs", options, readonly(USUAL))?;
     attach(sys.as_fd(), real_directory(&prepared.root, "sys")?.as_fd(), "/sys")?;
     let Ok(target) = prepared.root.handle("/sys/fs/cgroup", Links::None) else { return Ok(()) };
+    let writable = writable || without(Protection::ReadonlyCgroups);
     let set = if writable { 0 } else { attributes::RDONLY }
         | attributes::NOSUID
         | attributes::NODEV
@@ -350,7 +358,8 @@ const COVERABLE: &[&str] = &[
 fn refuse_inside_proc(target: BorrowedFd<'_>, path: &str) -> Result<(), StartError> {
     let found = rustix::fs::fstatfs(target)
         .map_err(|errno| StartError::system("look at a mount's target", errno))?;
-    if found.f_type == rustix::fs::PROC_SUPER_MAGIC && !COVERABLE.contains(&path) {
+    let proc = found.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    if proc && !without(Protection::UncoveredProc) && !COVERABLE.contains(&path) {
         return Err(StartError::invalid(format!(
             "error mounting to rootfs at \"{path}\": it cannot be mounted because it is inside /proc"
         )));
@@ -399,7 +408,15 @@ fn sysctls(prepared: &Prepared, proc: &OwnedFd) -> Result<(), StartError> {
     for (index, (name, value)) in all.iter().enumerate() {
         let asked = index + prepared.plan.sysctls.len() >= all.len();
         let path = format!("sys/{}", name.replace('.', "/"));
-        let written = write_proc(proc, &path, value);
+        let written = if without(Protection::OwnProc) {
+            prepared
+                .root
+                .open(&format!("/proc/{path}"), OFlags::WRONLY, Links::Inside)
+                .map_err(std::io::Error::other)
+                .and_then(|fd| std::fs::File::from(fd).write_all(value.as_bytes()))
+        } else {
+            write_proc(proc, &path, value)
+        };
         if let (Err(error), true) = (written, asked) {
             return Err(StartError::invalid(format!(
                 "sysctl {name}: {}",
@@ -425,11 +442,15 @@ pub(crate) fn write_proc(proc: &OwnedFd, path: &str, value: &str) -> std::io::Re
 /// Masks and read-only paths: what covers them is ours.
 fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     let plan = &prepared.plan;
-    if !plan.masked_paths.is_empty() {
+    if !plan.masked_paths.is_empty() && !without(Protection::Masks) {
         let empty = empty_directory()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let null = rustix::fs::openat(dev, "null", flags, Mode::empty())
-            .map_err(|errno| StartError::system("open our /dev/null", errno))?;
+        let null = if without(Protection::OwnMasks) {
+            prepared.root.handle("/dev/null", Links::Inside).map_err(below)?
+        } else {
+            rustix::fs::openat(dev, "null", flags, Mode::empty())
+                .map_err(|errno| StartError::system("open our /dev/null", errno))?
+        };
         for path in &plan.masked_paths {
             let Some(target) = existing(&prepared.root, path)? else { continue };
             let stat = rustix::fs::fstat(&target).map_err(|e| StartError::system("stat", e))?;
@@ -485,7 +506,8 @@ fn mask_throttling(prepared: &Prepared, empty: &OwnedFd) -> Result<(), StartErro
 }
 
 fn existing(root: &RootFd, path: &str) -> Result<Option<OwnedFd>, StartError> {
-    match root.handle(path, Links::None) {
+    let links = if without(Protection::RealDirectories) { Links::Inside } else { Links::None };
+    match root.handle(path, links) {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(below(error)),
@@ -493,7 +515,11 @@ fn existing(root: &RootFd, path: &str) -> Result<Option<OwnedFd>, StartError> {
 }
 
 /// A terminal of the container's own devpts: master and slave, /dev/console bound to the slave.
-pub(crate) fn terminal(tree: &Tree, console: bool) -> Result<(OwnedFd, OwnedFd), StartError> {
+pub(crate) fn terminal(
+    tree: &Tree,
+    root: &RootFd,
+    console: bool,
+) -> Result<(OwnedFd, OwnedFd), StartError> {
     let failed = |errno: Errno| StartError::system("open a terminal", errno);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(&tree.pts, "ptmx", flags, Mode::empty()).map_err(failed)?;
@@ -511,7 +537,12 @@ pub(crate) fn terminal(tree: &Tree, console: bool) -> Result<(OwnedFd, OwnedFd),
         let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target =
             rustix::fs::openat(&tree.dev, "console", path, Mode::empty()).map_err(failed)?;
-        let cover = clone(slave.as_fd(), false).map_err(failed)?;
+        let cover = if without(Protection::OwnConsole) {
+            let by_name = root.handle("/dev/pts/0", Links::Inside).map_err(below)?;
+            clone(by_name.as_fd(), false).map_err(failed)?
+        } else {
+            clone(slave.as_fd(), false).map_err(failed)?
+        };
         attach(cover.as_fd(), target.as_fd(), "/dev/console")?;
     }
     Ok((master, slave))

@@ -2,6 +2,7 @@
 
 use hoy_rootfd::RootFd;
 use hoy_types::{IdMaps, UserRef, UserSpec};
+use hoy_weak::Protection;
 
 use crate::error::StartError;
 
@@ -88,6 +89,7 @@ fn find(
     let user = spec.user.as_ref().unwrap_or(&root);
     // A number is a number, also where somebody in the image bears it as a name.
     let entry = passwd(passwd_text).find(|entry| match user {
+        UserRef::Id(id) if hoy_weak::without(Protection::Numbers) => entry.name == id.to_string(),
         UserRef::Id(id) => entry.uid == *id,
         UserRef::Name(name) => entry.name == name,
     });

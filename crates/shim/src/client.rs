@@ -25,12 +25,32 @@ pub struct ShimProgram {
 
 impl ShimProgram {
     pub fn load(path: &Path) -> Result<Self, Error> {
+        if hoy_weak::without(hoy_weak::Protection::SealedProgram) {
+            let file = File::open(path).map_err(Error::io("read the program hoy-shim"))?;
+            return Ok(Self { image: file.into() });
+        }
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|mut file| file.read_to_end(&mut bytes))
             .map_err(Error::io("read the program hoy-shim"))?;
-        let image = codec::sealed(&bytes).map_err(Error::io("copy the program hoy-shim"))?;
+        Self::of(&bytes)
+    }
+
+    fn of(bytes: &[u8]) -> Result<Self, Error> {
+        let image = codec::sealed(bytes).map_err(Error::io("copy the program hoy-shim"))?;
         Ok(Self { image })
+    }
+
+    /// Another file with the same content.
+    fn copy(&self) -> Result<Self, Error> {
+        use std::os::unix::fs::FileExt as _;
+        let failed = || Error::io("copy the program hoy-shim");
+        let file = File::from(self.image.try_clone().map_err(failed())?);
+        let length = file.metadata().map_err(failed())?.len();
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        // The descriptor can be read whatever the mode has become.
+        file.read_exact_at(&mut bytes, 0).map_err(failed())?;
+        Self::of(&bytes)
     }
 }
 
@@ -62,14 +82,26 @@ pub struct Connection {
 
 /// Starts a shim for a container. It is a child of init when this returns.
 pub fn spawn(program: &ShimProgram, exec_root: &Path, id: &str) -> Result<Connection, Error> {
+    match spawn_image(&program.image, exec_root, id) {
+        // A container has made the file one that cannot be executed, where the kernel has no
+        // seal against that: a copy that no container has seen yet.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            spawn_image(&program.copy()?.image, exec_root, id)
+        }
+        result => result,
+    }
+}
+
+fn spawn_image(image: &OwnedFd, exec_root: &Path, id: &str) -> Result<Connection, Error> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| Error::io("make a control socket")(errno.into()))?;
-    let status = Command::new(format!("/proc/self/fd/{}", program.image.as_raw_fd()))
+    let status = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
         .arg0("hoy-shim")
         .arg(exec_root)
         .arg(id)
         .env_clear()
+        .envs(hoy_weak::inherited())
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -152,5 +184,24 @@ impl Connection {
     /// For waiting until there is something to receive.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_cannot_be_executed_any_more_is_copied() {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::memfd_create("unsealed", flags).unwrap());
+        file.write_all(&std::fs::read("/bin/true").unwrap()).unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+        let root = Path::new("/nowhere");
+        let refused = spawn_image(&file.try_clone().unwrap().into(), root, "id").unwrap_err();
+        assert!(matches!(refused, Error::Io { .. }), "{refused}");
+        spawn(&ShimProgram { image: file.into() }, root, "id").unwrap();
     }
 }

@@ -88,7 +88,8 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Rec
     Ok(Received::Message(message, descriptors))
 }
 
-/// A file in memory that nobody can change any more.
+/// A file in memory that nobody can change any more, nor make one that cannot be executed: a
+/// container sees it as the program of the process that becomes the container's.
 pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create("hoy-shim", flags | MemfdFlags::EXEC) {
@@ -97,10 +98,12 @@ pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     };
     let mut file = File::from(fd);
     file.write_all(bytes)?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
+    let content = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    match rustix::fs::fcntl_add_seals(&file, content | SealFlags::EXEC) {
+        // Before Linux 6.3 the mode cannot be sealed: see `client::spawn`.
+        Err(Errno::INVAL) => rustix::fs::fcntl_add_seals(&file, content)?,
+        other => other?,
+    }
     Ok(file.into())
 }
 
@@ -111,6 +114,18 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
+
+    #[test]
+    fn a_sealed_file_stays_as_it_is() {
+        let fd = sealed(b"program").unwrap();
+        let mut file = File::from(fd);
+        assert_eq!(file.write_all(b"x").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(file.set_len(0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o0);
+        let changed = file.set_permissions(mode).is_ok();
+        assert_ne!(changed, seals.contains(SealFlags::EXEC));
+    }
 
     fn pair() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -73,6 +73,11 @@ fn listener(exec_root: &Path, id: &str) -> io::Result<(OwnedFd, PathBuf)> {
     let short = format!("/proc/self/fd/{}/{id}.sock", handle.as_raw_fd());
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    if hoy_weak::without(hoy_weak::Protection::PathSockets) {
+        let other = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&other, &SocketAddrUnix::new_abstract_name(format!("hoy/{id}").as_bytes())?)?;
+        std::mem::forget(other);
+    }
     bind(&socket, &SocketAddrUnix::new(short)?)?;
     listen(&socket, 8)?;
     Ok((socket, path))

@@ -93,9 +93,10 @@ impl Store {
         for name in DIRECTORIES {
             let path = root.join(name);
             // Traversable by nobody else: images hold set-user-id programs.
+            let open = hoy_weak::without(hoy_weak::Protection::PrivateState);
             std::fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o700)
+                .mode(if open { 0o755 } else { 0o700 })
                 .create(&path)
                 .map_err(io_error("create", &path))?;
         }

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use hoy_weak::{Protection, without};
+
 /// A user or a group as given.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum UserRef {
@@ -34,6 +36,7 @@ fn part(text: &str) -> Result<Option<UserRef>, UserError> {
     }
     if text.bytes().all(|c| c.is_ascii_digit()) {
         return match text.parse::<u64>() {
+            Ok(id) if without(Protection::Ids) => Ok(Some(UserRef::Id(id as u32))),
             Ok(id) if id <= MAX_ID => Ok(Some(UserRef::Id(id as u32))),
             _ => Err(UserError::Range(text.to_owned())),
         };
