@@ -23,6 +23,10 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("zstd", "/usr/bin/zstd"),
 ];
 
+/// What the guest needs besides.
+const GUEST_PACKAGES: &[(&str, &str)] =
+    &[("binutils", "/usr/bin/strip"), ("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
+
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
 }
@@ -51,6 +55,12 @@ pub fn test(args: &[String]) -> Result<()> {
         .args(args)
         .env("HOY_PROGRAMS", &directory);
     run(&mut test)
+}
+
+pub fn guest(args: &[String]) -> Result<u8> {
+    packages(TEST_PACKAGES)?;
+    packages(GUEST_PACKAGES)?;
+    crate::guest::run(args)
 }
 
 pub fn install(prefix: &str) -> Result<()> {
