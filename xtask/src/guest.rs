@@ -8,6 +8,7 @@ mod cpio;
 mod kernel;
 mod machine;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ fn commands(request: &Request, tests: &[TestProgram]) -> String {
     let mut out = content::environment();
     if let Some(line) = &request.command {
         out.push_str("export PATH=$PATH:/hoy/programs\n");
-        out.push_str(&format!("run / command sh -c {}\n", quoted(line)));
+        out.push_str(&format!("run / command /usr/bin/bash -c {}\n", quoted(line)));
         return out;
     }
     for test in tests {
@@ -132,6 +133,9 @@ fn commands(request: &Request, tests: &[TestProgram]) -> String {
             test.name.clone(),
             content::test_path(test),
         ];
+        if !std::io::stdout().is_terminal() {
+            line.push("--color=never".to_owned());
+        }
         line.extend(request.rest.iter().cloned());
         let line: Vec<String> = line.iter().map(|word| quoted(word)).collect();
         out.push_str(&line.join(" "));

@@ -40,7 +40,12 @@ const PACKAGES: &[&str] = &[
 const APPLETS: &[&str] = &["modprobe", "lsmod", "rmmod"];
 
 /// Files that programs read, where they exist.
-const FILES: &[&str] = &["/etc/os-release", "/etc/debian_version", "/etc/mke2fs.conf"];
+const FILES: &[&str] = &[
+    "/etc/debian_version",
+    "/etc/mke2fs.conf",
+    "/etc/os-release",
+    "/etc/ssl/certs/ca-certificates.crt",
+];
 
 const ETC: &[(&str, &str)] = &[
     ("passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"),
@@ -109,6 +114,13 @@ pub fn write(
     let images = programs::workspace().join("../shared/images");
     if images.exists() {
         archive.copy_tree(&images, "/hoy/shared/images")?;
+    }
+    if tests.iter().any(|test| test.name == "nginx") {
+        // It is made with downloads, and so not there.
+        let image = programs::target_directory().join("images/debian-nginx.tar");
+        archive
+            .copy(&image, "/hoy/target/images/debian-nginx.tar", 0o644)
+            .context("the image of `./x test --test nginx`")?;
     }
     let size = archive.finish()?;
     crate::tasks::say(&format!("guest: {} MB with Linux {}", size >> 20, kernel.version));

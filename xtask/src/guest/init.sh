@@ -17,7 +17,6 @@ busybox mount -t devpts -o nosuid,noexec,gid=5,mode=620,ptmxmode=666 devpts /dev
 busybox mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 busybox mount -t mqueue mqueue /dev/mqueue
 busybox mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
-busybox mount -t tmpfs -o nosuid,nodev tmpfs /tmp
 busybox mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 busybox mount -t securityfs -o nosuid,nodev,noexec securityfs /sys/kernel/security
 busybox mount --make-rshared /
@@ -27,6 +26,8 @@ busybox ln -sf /proc/self/fd /dev/fd
 for module in virtio_pci virtio_blk virtio_rng loop fuse overlay; do
     busybox modprobe $module || echo "guest: no module $module"
 done
+busybox mount -t ext4 /dev/vdc /tmp && busybox chmod 1777 /tmp ||
+    echo "guest: /tmp is in memory"
 busybox ip link set lo up
 busybox hostname guest
 busybox mkswap /dev/vda >/dev/null && busybox swapon /dev/vda || echo "guest: no swap"

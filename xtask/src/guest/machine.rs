@@ -9,11 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::programs::run;
+
 /// How the guest says that it has ended.
 const END: &str = "@@ the guest ends with ";
 
-/// By name, as the guest sees them: /dev/vda for swap, /dev/vdb for whatever a test does to disks.
-const DISKS: &[(&str, u64)] = &[("swap", 512 << 20), ("disk", 1 << 30)];
+/// As the guest sees them: /dev/vda for swap, /dev/vdb for whatever a test does to disks, and
+/// /dev/vdc, an ext4 for /tmp, where daemons have their roots: that is where people have them.
+const DISKS: &[(&str, u64)] = &[("swap", 512 << 20), ("disk", 1 << 30), (FILES, 8 << 30)];
+const FILES: &str = "files";
 
 /// How much of the kernel's own words is shown when the guest ends without an answer.
 const SHOWN_LINES: usize = 40;
@@ -108,6 +112,9 @@ impl Machine<'_> {
             let path = self.directory.join(name);
             let made = File::create(&path).and_then(|file| file.set_len(*size));
             made.with_context(|| format!("make {}", path.display()))?;
+            if *name == FILES {
+                run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
+            }
             let drive = format!("file={},format=raw,if=virtio,cache=unsafe", path.display());
             qemu.arg("-drive").arg(drive);
         }
