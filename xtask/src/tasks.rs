@@ -24,8 +24,11 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// What the guest needs besides.
-const GUEST_PACKAGES: &[(&str, &str)] =
-    &[("binutils", "/usr/bin/strip"), ("qemu-system-x86", "/usr/bin/qemu-system-x86_64")];
+const GUEST_PACKAGES: &[(&str, &str)] = &[
+    ("binutils", "/usr/bin/strip"),
+    ("kmod", "/bin/kmod"),
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+];
 
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", text.trim_end());

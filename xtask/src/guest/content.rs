@@ -25,6 +25,7 @@ const PACKAGES: &[&str] = &[
     "gzip",
     "hostname",
     "iproute2",
+    "kmod",
     "mawk",
     "mount",
     "nftables",
@@ -35,9 +36,6 @@ const PACKAGES: &[&str] = &[
     "util-linux",
     "zstd",
 ];
-
-/// What busybox is for, where no package above brings it: the kernel calls modprobe by this path.
-const APPLETS: &[&str] = &["modprobe", "lsmod", "rmmod"];
 
 /// Files that programs read, where they exist.
 const FILES: &[&str] = &[
@@ -92,9 +90,6 @@ pub fn write(
     for program in &found {
         archive.copy(program, &place_of(program), 0o755)?;
     }
-    for applet in APPLETS {
-        archive.link(&format!("/usr/sbin/{applet}"), "../bin/busybox")?;
-    }
     for library in libraries(&found)? {
         archive.copy(&library, &library.to_string_lossy(), 0o755)?;
     }
@@ -103,6 +98,10 @@ pub fn write(
         if file.exists() {
             archive.copy(&file, &file.to_string_lossy(), 0o644)?;
         }
+    }
+    let locale = Path::new("/usr/lib/locale/C.utf8");
+    if locale.exists() {
+        archive.copy_tree(locale, &locale.to_string_lossy())?;
     }
     for name in ["hoy", "hoyd", "hoy-shim", "hoy-init"] {
         stripped(&mut archive, &hoy.join(name), &format!("/hoy/programs/{name}"))?;

@@ -24,7 +24,7 @@ busybox ln -sf /proc/self/fd /dev/fd
 
 # The kernel asks for the others by itself.
 for module in virtio_pci virtio_blk virtio_rng loop fuse overlay; do
-    busybox modprobe $module || echo "guest: no module $module"
+    modprobe $module || echo "guest: no module $module"
 done
 busybox mount -t ext4 /dev/vdc /tmp && busybox chmod 1777 /tmp ||
     echo "guest: /tmp is in memory"

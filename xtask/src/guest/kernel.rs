@@ -42,6 +42,22 @@ const MODULES: &[&str] = &[
     "net/sched/",
 ];
 
+/// What modprobe reads, as `modules.NAME`.
+const INDEXES: &[&str] = &[
+    "alias",
+    "alias.bin",
+    "builtin",
+    "builtin.alias.bin",
+    "builtin.bin",
+    "builtin.modinfo",
+    "dep",
+    "dep.bin",
+    "order",
+    "softdep",
+    "symbols",
+    "symbols.bin",
+];
+
 /// An unpacked kernel.
 pub struct Kernel {
     pub version: String,
@@ -75,7 +91,7 @@ impl Kernel {
     pub fn modules_into(&self, archive: &mut Archive) -> Result<()> {
         let inside = format!("/lib/modules/{}", self.version);
         let directory = self.root.join(inside.trim_start_matches('/'));
-        for index in ["alias", "builtin", "dep", "order", "symbols"] {
+        for index in INDEXES {
             let name = format!("modules.{index}");
             archive.copy(&directory.join(&name), &format!("{inside}/{name}"), 0o644)?;
         }
@@ -137,7 +153,7 @@ fn unpack_into(fresh: &Path, version: &str) -> Result<()> {
     }
     let line = "dpkg -x *.deb . && rm *.deb && rm -rf usr";
     run(Command::new("sh").args(["-ec", line]).current_dir(fresh))?;
-    run(Command::new("busybox").args(["depmod", "-b"]).arg(fresh).arg(version))
+    run(Command::new("/sbin/depmod").arg("-b").arg(fresh).arg(version))
 }
 
 /// The wanted modules with all that they need, by paths below the version's directory.
