@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, download};
 use crate::programs::{self, TestProgram};
 
 /// Every program of these is in the guest, so that a test need not say what it calls.
@@ -86,10 +86,18 @@ pub fn write(
     }
     kernel.modules_into(&mut archive)?;
     let mut found = packaged()?;
-    found.insert(docker_cli()?);
     for program in &found {
-        archive.copy(program, &place_of(program), 0o755)?;
+        archive.copy(program, &program.to_string_lossy(), 0o755)?;
     }
+    let docker = docker_cli()?;
+    archive.copy(&docker, "/usr/local/bin/docker", 0o755)?;
+    let apparmor = unpacked("apparmor")?;
+    let parser = apparmor.join("sbin/apparmor_parser");
+    archive.copy(&parser, "/sbin/apparmor_parser", 0o755)?;
+    for directory in ["etc/apparmor", "etc/apparmor.d"] {
+        archive.copy_tree(&apparmor.join(directory), &format!("/{directory}"))?;
+    }
+    found.extend([docker, parser]);
     for library in libraries(&found)? {
         archive.copy(&library, &library.to_string_lossy(), 0o755)?;
     }
@@ -168,22 +176,19 @@ fn docker_cli() -> Result<PathBuf> {
     if let Some(found) = places.find(|path| path.exists()) {
         return Ok(found);
     }
-    let package = programs::target_directory().join("guest/docker.io");
-    let found = package.join("usr/bin/docker");
-    if !found.exists() {
-        std::fs::create_dir_all(&package)
-            .with_context(|| format!("create {}", package.display()))?;
-        let line = "apt-get download -qq -o APT::Sandbox::User=root docker.io && dpkg -x *.deb .";
-        programs::run(Command::new("sh").args(["-ec", line]).current_dir(&package))?;
-    }
-    Ok(found)
+    Ok(unpacked("docker.io")?.join("usr/bin/docker"))
 }
 
-fn place_of(program: &Path) -> String {
-    if program.file_name().is_some_and(|name| name == "docker") {
-        return "/usr/local/bin/docker".to_owned();
+/// A package that is in the guest and not here: unpacked below target/, this system untouched.
+fn unpacked(package: &str) -> Result<PathBuf> {
+    let path = programs::target_directory().join("guest").join(package);
+    if !path.exists() {
+        let fresh = path.with_extension(format!("new-{}", std::process::id()));
+        std::fs::create_dir_all(&fresh).with_context(|| format!("create {}", fresh.display()))?;
+        download(package, &fresh)?;
+        std::fs::rename(&fresh, &path).with_context(|| format!("rename to {}", path.display()))?;
     }
-    program.to_string_lossy().into_owned()
+    Ok(path)
 }
 
 /// All libraries that these programs are linked with, the dynamic linker among them.

@@ -139,21 +139,26 @@ fn unpack(cache: &Path, version: &str, root: &Path) -> Result<()> {
 }
 
 fn unpack_into(fresh: &Path, version: &str) -> Result<()> {
-    let package = format!("{PREFIX}{version}");
-    let download = || {
+    download(&format!("{PREFIX}{version}"), fresh)?;
+    run(Command::new("rm").args(["-rf", "usr"]).current_dir(fresh))?;
+    run(Command::new("/sbin/depmod").arg("-b").arg(fresh).arg(version))
+}
+
+/// Fetches a package and unpacks it into a directory; it is not installed.
+pub fn download(package: &str, into: &Path) -> Result<()> {
+    let get = || {
         let mut get = Command::new("apt-get");
-        get.current_dir(fresh)
+        get.current_dir(into)
             // The user that apt would become may not write here.
-            .args(["download", "-qq", "-o", "APT::Sandbox::User=root", &package]);
+            .args(["download", "-qq", "-o", "APT::Sandbox::User=root", package]);
         run(&mut get)
     };
-    if download().is_err() {
+    if get().is_err() {
         run(Command::new("apt-get").args(["update", "-qq"]))?;
-        download()?;
+        get()?;
     }
-    let line = "dpkg -x *.deb . && rm *.deb && rm -rf usr";
-    run(Command::new("sh").args(["-ec", line]).current_dir(fresh))?;
-    run(Command::new("/sbin/depmod").arg("-b").arg(fresh).arg(version))
+    let line = "dpkg -x *.deb . && rm *.deb";
+    run(Command::new("sh").args(["-ec", line]).current_dir(into))
 }
 
 /// The wanted modules with all that they need, by paths below the version's directory.
