@@ -21,7 +21,7 @@ const TESTED: &[&str] = &["hoy-e2e", "hoy-cgroup", "hoy-network"];
 
 /// What runs unless something is asked for: what depends on the kernel's version and on cgroups,
 /// in a few minutes of an emulated processor.
-const DEFAULT: &[&str] = &["main_path", "escapes", "limits", "cgroup-*"];
+const DEFAULT: &[&str] = &["main_path", "escapes", "limits", "block", "cgroup-*"];
 
 const DEADLINE: Duration = Duration::from_secs(900);
 
@@ -154,6 +154,14 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn make(parent: &Path) -> Result<Self> {
+        // Some hundred megabytes of each run that was interrupted.
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
+            if name.strip_prefix("run-").is_some_and(dead) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
         let path = parent.join(format!("run-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
