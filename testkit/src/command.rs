@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::patience;
+
 /// What a finished program left.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -38,7 +40,7 @@ pub struct Run {
 
 impl Run {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { command: Command::new(program), input: None, deadline: Duration::from_secs(60) }
+        Self { command: Command::new(program), input: None, deadline: patience(60) }
     }
 
     #[must_use]
@@ -65,7 +67,7 @@ impl Run {
 
     #[must_use]
     pub fn deadline(mut self, seconds: u64) -> Self {
-        self.deadline = Duration::from_secs(seconds);
+        self.deadline = patience(seconds);
         self
     }
 
@@ -125,12 +127,13 @@ impl Run {
     }
 }
 
-/// Asks again and again until the answer is yes; fails the test after ten seconds.
+/// Asks again and again until the answer is yes; fails the test after ten seconds, or some more on
+/// an emulated processor.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(10), "not in ten seconds: {what}");
+        assert!(started.elapsed() < patience(10), "not in {:?}: {what}", patience(10));
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::command::{Output, Run};
-use crate::{NetNs, images};
+use crate::{NetNs, images, patience};
 
 /// The directory with hoy, hoyd, hoy-shim and hoy-init.
 pub fn programs() -> PathBuf {
@@ -139,7 +139,7 @@ impl Daemon {
             if let Some(status) = child.try_wait().expect("wait") {
                 panic!("hoyd ended with {status}:\n{}", self.log());
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "hoyd is late:\n{}", self.log());
+            assert!(started.elapsed() < patience(20), "hoyd is late:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -161,7 +161,7 @@ impl Daemon {
             if let Some(status) = child.try_wait().expect("wait") {
                 return status.code();
             }
-            if started.elapsed() > Duration::from_secs(15) {
+            if started.elapsed() > patience(15) {
                 let _ = child.kill();
                 panic!("hoyd did not end:\n{}", self.log());
             }
@@ -250,7 +250,7 @@ impl Drop for Daemon {
             let _ = Run::new("kill").args(["-TERM", &pid]).run();
             let started = Instant::now();
             while child.try_wait().ok().flatten().is_none() {
-                if started.elapsed() > Duration::from_secs(10) {
+                if started.elapsed() > patience(10) {
                     let _ = child.kill();
                     let _ = child.wait();
                     break;

@@ -14,6 +14,16 @@ pub use images::{alpine_rootfs, busybox_oci_tar, busybox_rootfs, debian_nginx_ro
 pub use kernel::{KernelCounts, remove_cgroups};
 pub use netns::NetNs;
 
+/// Whether this is the guest of `./x guest`: an emulated processor, cgroup v2, an older kernel.
+pub fn in_guest() -> bool {
+    std::env::var_os("HOY_GUEST").is_some()
+}
+
+/// A deadline for a machine as slow as this one may be.
+pub(crate) fn patience(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(if in_guest() { seconds * 4 } else { seconds })
+}
+
 /// Whether tests that need root can run: they fail, not skip, where they cannot.
 pub fn require_root() {
     let status = std::fs::read_to_string("/proc/self/status").expect("read /proc/self/status");

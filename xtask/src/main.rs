@@ -1,8 +1,9 @@
-//! One entry point for habits: `cargo xtask check | test | bench | install | demo`.
+//! One entry point for habits: `cargo xtask check | test | guest | bench | install | demo`.
 //!
 //! Each task does all of its own set-up, missing Debian packages included, so that a clone is
 //! all that anybody needs.
 
+mod guest;
 mod programs;
 mod tasks;
 
@@ -13,7 +14,7 @@ const USAGE: &str = "Usage: cargo xtask TASK
 Tasks:
   check             formatting, lints and documentation, warnings denied
   test [ARGS]       what the tests need, then all of them; ARGS go to cargo test
-  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
+{guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
   bench NAME        figures, beside whatever peers are installed: start
   demo              a web server in a container, published, asked and ended
 ";
@@ -27,12 +28,16 @@ fn main() -> ExitCode {
     let result = match task {
         "check" => tasks::check(),
         "test" => tasks::test(rest),
+        "guest" => match tasks::guest(rest) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         "install" => tasks::install(rest.first().map_or("/usr/local", String::as_str)),
         "bench" => tasks::bench(rest),
         "demo" => tasks::demo(),
         _ => {
             let asked = matches!(task, "help" | "--help" | "-h");
-            tasks::say(USAGE);
+            tasks::say(&USAGE.replace("{guest}", guest::USAGE));
             return if asked { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     };

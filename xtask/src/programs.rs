@@ -2,12 +2,14 @@
 //! static too, so that nothing that an image holds can be loaded into it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GNU: &str = "x86_64-unknown-linux-gnu";
+/// For RUSTFLAGS.
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// How much the optimiser may work.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,51 @@ pub fn build_weakened_into(directory: &Path) -> Result<()> {
     place(&built, &directory.join("hoy-init"))
 }
 
+/// A test program that cargo has built.
+#[derive(Debug)]
+pub struct TestProgram {
+    /// As cargo's `--test`; with the package before it, `cgroup-kernel`, where that is not e2e.
+    pub name: String,
+    /// The package's directory below the workspace's root.
+    pub package: String,
+    pub path: PathBuf,
+}
+
+/// Builds the test programs of these packages, static, and says where they are.
+pub fn build_tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(workspace())
+        .args(["test", "--no-run", "--tests", "--target", GNU])
+        .arg("--message-format=json-render-diagnostics")
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .env("RUSTFLAGS", STATIC)
+        .stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("run {cargo:?}"))?;
+    if !output.status.success() {
+        bail!("{cargo:?} ended with {}", output.status);
+    }
+    let text = String::from_utf8(output.stdout).context("cargo's messages")?;
+    let root = workspace().canonicalize().context("find the workspace")?;
+    Ok(text.lines().filter_map(|line| test_program(line, &root)).collect())
+}
+
+/// What one of cargo's messages says of a test program, if it is about one.
+fn test_program(message: &str, root: &Path) -> Option<TestProgram> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let target = message.get("target")?;
+    let is_test = target.get("kind")?.as_array()?.iter().any(|kind| kind == "test");
+    let path = message.get("executable")?.as_str()?;
+    let manifest = Path::new(message.get("manifest_path")?.as_str()?);
+    let package = manifest.parent()?.strip_prefix(root).ok()?.to_str()?;
+    let name = target.get("name")?.as_str()?;
+    let name = match package.rsplit('/').next()? {
+        "e2e" => name.to_owned(),
+        other => format!("{other}-{name}"),
+    };
+    is_test.then(|| TestProgram { name, package: package.to_owned(), path: path.into() })
+}
+
 /// musl where its standard library is installed or can be; else static glibc.
 fn small_target() -> &'static str {
     let installed = || {
@@ -85,7 +132,7 @@ fn build(
         .current_dir(workspace())
         .args(["build", "--package", package, "--target", target, "--profile", profile])
         .args(features)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .env("RUSTFLAGS", STATIC);
     run(&mut cargo)?;
     let folder = if profile == "dev" { "debug" } else { profile };
     Ok(target_directory().join(target).join(folder).join(program))

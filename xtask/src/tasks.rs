@@ -25,6 +25,13 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("zstd", "/usr/bin/zstd"),
 ];
 
+/// What the guest needs besides.
+const GUEST_PACKAGES: &[(&str, &str)] = &[
+    ("binutils", "/usr/bin/strip"),
+    ("kmod", "/bin/kmod"),
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
+];
+
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
 }
@@ -56,6 +63,12 @@ pub fn test(args: &[String]) -> Result<()> {
         .env("HOY_PROGRAMS", &directory)
         .env("HOY_WEAK_PROGRAMS", &weakened);
     run(&mut test)
+}
+
+pub fn guest(args: &[String]) -> Result<u8> {
+    packages(TEST_PACKAGES)?;
+    packages(GUEST_PACKAGES)?;
+    crate::guest::run(args)
 }
 
 pub fn install(prefix: &str) -> Result<()> {

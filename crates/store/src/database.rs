@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rusqlite::{Connection, params};
 
+use crate::reserve::Reserve;
 use crate::{Result, StoreError};
 
 /// How much a write must survive.
@@ -57,10 +58,11 @@ impl Database {
                  COMMIT;",
             )?;
         }
+        let writer = Writer { connection, reserve: Reserve::new(path) };
         let (requests, receiver) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("database".into())
-            .spawn(move || serve(connection, &receiver))
+            .spawn(move || serve(writer, &receiver))
             .map_err(crate::io_error("start the writer of", path))?;
         Ok(Self { requests })
     }
@@ -86,7 +88,13 @@ impl Database {
     }
 }
 
-fn serve(mut connection: Connection, requests: &Receiver<Request>) {
+/// What the writer's thread owns.
+struct Writer {
+    connection: Connection,
+    reserve: Reserve,
+}
+
+fn serve(mut writer: Writer, requests: &Receiver<Request>) {
     while let Ok(first) = requests.recv() {
         let mut group = Vec::new();
         let mut next = Some(first);
@@ -94,28 +102,36 @@ fn serve(mut connection: Connection, requests: &Receiver<Request>) {
             match request {
                 Request::Write { ops, durability, done } => group.push((ops, durability, done)),
                 Request::List { kind, done } => {
-                    commit(&mut connection, std::mem::take(&mut group));
-                    let _ = done.send(list(&connection, &kind));
+                    commit(&mut writer, std::mem::take(&mut group));
+                    let _ = done.send(list(&writer.connection, &kind));
                 }
             }
             next = if group.len() < GROUP { requests.try_recv().ok() } else { None };
         }
-        commit(&mut connection, group);
+        commit(&mut writer, group);
     }
 }
 
 type Group = Vec<(Vec<Op>, Durability, Option<SyncSender<Result<()>>>)>;
 
-fn commit(connection: &mut Connection, group: Group) {
+fn commit(writer: &mut Writer, group: Group) {
     if group.is_empty() {
         return;
     }
     let sync = group.iter().any(|(_, durability, _)| *durability == Durability::Sync);
-    let result = apply(connection, &group, sync);
+    let mut result = apply(&mut writer.connection, &group, sync);
+    let removes =
+        |(ops, ..): &(Vec<Op>, _, _)| ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+    if is_full(&result) && group.iter().all(removes) && writer.reserve.release() {
+        result = apply(&mut writer.connection, &group, sync);
+    }
+    if result.is_ok() {
+        writer.reserve.hold();
+    }
     if group.len() > 1 && result.is_err() {
         // One bad write must not take the others with it.
         for one in group {
-            commit(connection, vec![one]);
+            commit(writer, vec![one]);
         }
         return;
     }
@@ -132,6 +148,11 @@ fn commit(connection: &mut Connection, group: Group) {
             let _ = done.send(copy);
         }
     }
+}
+
+fn is_full(result: &Result<()>) -> bool {
+    let Err(StoreError::Database(error)) = result else { return false };
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 fn apply(connection: &mut Connection, group: &Group, sync: bool) -> Result<()> {

@@ -8,6 +8,7 @@ mod blob;
 mod database;
 mod layer;
 mod lease;
+mod reserve;
 
 use std::fs::File;
 use std::io;

@@ -34,6 +34,42 @@ fn one_daemon_documents_and_blobs() {
     std::fs::remove_dir_all(root).unwrap();
 }
 
+/// On a full disk nothing new is taken, and what is there can be removed: that makes room.
+#[test]
+fn a_full_disk_takes_removals() {
+    let root = root();
+    std::fs::create_dir(&root).unwrap();
+    let run = |line: String| {
+        let status = std::process::Command::new("sh").args(["-ec", &line]).status();
+        assert!(status.unwrap().success(), "{line}");
+    };
+    run(format!("mount -t tmpfs -o size=4m none {}", root.display()));
+    let full = std::panic::catch_unwind(|| {
+        let store = Store::open(&root).unwrap();
+        let put = |key: String| {
+            let op = Op::Put { kind: "t", key, body: vec![b'x'; 3000] };
+            store.write(vec![op], Durability::Sync)
+        };
+        for number in 0..8 {
+            put(format!("first-{number}")).unwrap();
+        }
+        // Every byte of the disk, by somebody else.
+        run(format!("dd if=/dev/zero of={}/big bs=4k 2>/dev/null || true", root.display()));
+        let taken = (0..9).take_while(|number| put(format!("more-{number}")).is_ok()).count();
+        assert!(taken < 9, "the disk is not full");
+        for number in 0..8 {
+            let op = Op::Delete { kind: "t", key: format!("first-{number}") };
+            store.write(vec![op], Durability::Sync).unwrap();
+        }
+        assert_eq!(store.documents("t").unwrap().len(), taken);
+        std::fs::remove_file(root.join("big")).unwrap();
+        put("again".to_owned()).unwrap();
+    });
+    run(format!("umount -l {}", root.display()));
+    std::fs::remove_dir(&root).unwrap();
+    full.unwrap();
+}
+
 #[test]
 fn garbage_is_what_neither_metadata_nor_a_lease_names() {
     let root = root();
