@@ -91,10 +91,19 @@ pub fn without(protection: Protection) -> bool {
 #[cfg(feature = "weakened")]
 pub const VARIABLE: &str = "HOY_WITHOUT_PROTECTION";
 
-/// The variable for a process that has no other environment.
-pub fn inherited() -> Option<(&'static str, String)> {
-    #[cfg(feature = "weakened")]
-    return std::env::var(VARIABLE).ok().map(|list| (VARIABLE, list));
-    #[cfg(not(feature = "weakened"))]
-    None
+/// What a process has whose environment is empty otherwise: nothing.
+#[cfg(not(feature = "weakened"))]
+#[inline(always)]
+pub const fn inherited() -> [(String, String); 0] {
+    []
+}
+
+/// What a process has whose environment is empty otherwise: the list, or what it should not have.
+#[cfg(feature = "weakened")]
+pub fn inherited() -> Vec<(String, String)> {
+    let mut all: Vec<_> = std::env::vars().collect();
+    if !without(Protection::OwnEnvironment) {
+        all.retain(|(name, _)| name == VARIABLE);
+    }
+    all
 }
