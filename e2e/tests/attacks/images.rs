@@ -29,13 +29,16 @@ fn entry(
     tar.append(&header, data).unwrap();
 }
 
+/// A name, what it is, and where it leads.
+type Case<'a> = (&'a str, EntryType, &'a str);
+
 /// CVE-2014-6407, 9356, 9357, 9358, CVE-2021-32760, CVE-2025-47290: entries that lead outside.
 /// More of them: `hostile_archives_change_nothing` in images.rs.
 pub fn archives(side: &Side) -> Verdict {
     let outside = side.canary();
     let up = side.climbing();
     let file = format!("{outside}/file");
-    let cases: Vec<(&str, Vec<(&str, EntryType, &str)>)> = vec![
+    let cases: Vec<(&str, Vec<Case<'_>>)> = vec![
         ("link", vec![("l", EntryType::Symlink, &outside), ("l/made", EntryType::Regular, "")]),
         ("up", vec![("l", EntryType::Symlink, &up), ("l/made", EntryType::Regular, "")]),
         (
