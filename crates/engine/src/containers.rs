@@ -428,6 +428,10 @@ impl Inner {
         let warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
         userns::check(&host, self.id_maps.is_some())?;
+        if !self.settings.has_runtime(&host.runtime) {
+            let text = format!("unknown or invalid runtime name: {}", host.runtime);
+            return Err(Error::invalid(text));
+        }
         plan::check_sysctls(&host)?;
         plan::capabilities(&host)?;
         let mode = match host.network_mode.as_str() {
