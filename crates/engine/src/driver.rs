@@ -420,14 +420,11 @@ impl Driver {
         }
         let plan = crate::plan::cgroup(&self.record, settings);
         let taken = tokio::task::spawn_blocking(move || {
-            let cgroup = hoy_cgroup::Cgroup::open(&plan);
-            if let Ok(Some(cgroup)) = &cgroup {
+            if let Ok(Some(cgroup)) = hoy_cgroup::Cgroup::open(&plan) {
                 let _ = cgroup.kill(Duration::from_secs(5));
             }
             hoy_shim::external::take_back(&exec_root, &id);
-            if let Ok(Some(cgroup)) = cgroup {
-                cgroup.remove();
-            }
+            let _ = hoy_cgroup::remove_everywhere(&plan);
         });
         let _ = taken.await;
     }
@@ -514,7 +511,18 @@ impl Driver {
                     let _ = self.call(Request::Release, &[]).await;
                 }
             }
-            Err(error) => tracing::error!(container = self.id(), %error, "adopt"),
+            Err(error) => {
+                // One that was about to end when it was found.
+                let exec_root = self.inner.settings.exec_root.clone();
+                let id = self.id().to_owned();
+                let again =
+                    tokio::task::spawn_blocking(move || hoy_shim::client::find(&exec_root, &id));
+                if matches!(again.await, Ok(Ok(None))) {
+                    (self.link, self.shim) = (None, None);
+                    return self.settle().await;
+                }
+                tracing::error!(container = self.id(), %error, "adopt");
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Facts<'a> {
     pub devices: Vec<DeviceNode>,
     /// Directories that tell of other tenants' load.
     pub throttling: Vec<String>,
-    /// The kernel has POSIX message queues.
+    /// The kernel has POSIX message queues; beside the host's IPC, the host shows them.
     pub queues: bool,
 }
 
@@ -180,7 +180,9 @@ fn mounts(plan: &ContainerPlan, facts: &Facts<'_>) -> Vec<oci::Mount> {
     ];
     if plan.namespaces.ipc == NamespaceMode::Host {
         let host = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
-        out.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &host));
+        if facts.queues {
+            out.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &host));
+        }
         out.push(mount("/dev/shm", "bind", "/dev/shm", &host));
     } else {
         if facts.queues {

@@ -93,7 +93,10 @@ pub fn prepare_external(
         sources: paths,
         devices: further_devices(plan),
         throttling: throttling(),
-        queues: plan.namespaces.ipc == NamespaceMode::New && has_queues(),
+        queues: match plan.namespaces.ipc {
+            NamespaceMode::New => has_queues(),
+            NamespaceMode::Host => Path::new("/dev/mqueue").exists(),
+        },
     };
     let document = bundle::document(plan, seccomp, &facts)?;
     write_document(&place.join("config.json"), &document)?;

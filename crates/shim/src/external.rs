@@ -57,6 +57,11 @@ impl Cgroups {
         Cgroup::open(&self.0).ok().flatten()
     }
 
+    /// What the runtime has not removed.
+    fn remove(&self) {
+        let _ = hoy_cgroup::remove_everywhere(&self.0);
+    }
+
     fn kill(&self, deadline: Duration) -> Result<(), StartError> {
         let Some(cgroup) = self.open() else { return Ok(()) };
         cgroup
@@ -93,9 +98,7 @@ impl External {
                 if place.join(call::STATE).exists() {
                     let _ = runtime.call(&["delete", "--force"], DELETE);
                 }
-                if let Some(cgroup) = cgroup.open() {
-                    cgroup.remove();
-                }
+                cgroup.remove();
                 remains::remove(&place);
                 Err(error)
             }
@@ -173,9 +176,7 @@ impl External {
     pub fn clean_up(self) {
         let _ = self.cgroup.kill(KILL);
         let _ = self.runtime.call(&["delete", "--force"], DELETE);
-        if let Some(cgroup) = self.cgroup.open() {
-            cgroup.remove();
-        }
+        self.cgroup.remove();
         let place = self.bundle.place().to_owned();
         drop(self.bundle);
         remains::remove(&place);

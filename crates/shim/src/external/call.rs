@@ -278,8 +278,15 @@ fn last_error(log: &str) -> Option<String> {
     errors.next().map(|line| shortened(line.msg.trim()))
 }
 
+/// Bounded, and the kernel's words as Go has them, which clients look for.
 fn shortened(text: &str) -> String {
-    text.chars().take(SAID).collect()
+    let mut text: String = text.chars().take(SAID).collect();
+    for words in
+        ["No such file or directory", "Permission denied", "Is a directory", "Not a directory"]
+    {
+        text = text.replace(words, &words.to_lowercase());
+    }
+    text
 }
 
 /// A call that failed, in the runtime's own words.
