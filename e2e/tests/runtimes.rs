@@ -369,12 +369,26 @@ fn limits_ports_and_volumes() {
         let read =
             o(&["-m", "64m", "--pids-limit", "55", "--cpus", ".5", "busybox", "sh", "-c", line]);
         assert_eq!(read, "67108864\n55\n50000", "{runtime}");
+        // Limits that change while it runs.
+        let name = format!("changed-{runtime}");
+        detached(&daemon, runtime, &name, &["-m", "64m", "busybox", "sleep", "1000"]);
+        let update = ["update", "-m", "96m", "--memory-swap", "96m", "--pids-limit", "66", &name];
+        daemon.docker(&update).run().ok();
+        let line = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes \
+                    /sys/fs/cgroup/memory.max 2>/dev/null; \
+                    cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; true";
+        let read = daemon.docker(&["exec", &name, "sh", "-c", line]).run();
+        assert_eq!(read.ok(), "100663296\n66\n", "{runtime}");
+        daemon.docker(&["rm", "-f", &name]).run().ok();
         let line = "i=0; while [ $i -lt 30 ]; do sleep 1 & i=$((i+1)); done; wait";
         let forked = run(&daemon, runtime, &["--pids-limit", "10", "busybox", "sh", "-c", line]);
         assert!(forked.stderr.contains("fork"), "{forked:?}");
         let line = "mknod /tmp/k c 1 11 && head -c1 /tmp/k";
         let denied = run(&daemon, runtime, &["busybox", "sh", "-c", line]);
         assert!(denied.stderr.contains("not permitted"), "{denied:?}");
+        let null =
+            ["--device", "/dev/null:/dev/mine:rw", "busybox", "sh", "-c", "echo x >/dev/mine"];
+        run(&daemon, runtime, &null).ok();
         let name = format!("web-{runtime}");
         detached(
             &daemon,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hoy_cgroup::{DeviceRule, Limits};
+use hoy_cgroup::{BlockLimits, Bound, DeviceRule, Limits, PerDevice};
 use hoy_oci::runtime as oci;
 use rustix::fs::FileType;
 
@@ -69,7 +69,10 @@ pub(crate) fn document(
         annotations: annotations.collect(),
         linux: oci::Linux {
             sysctl: sysctls(plan),
-            resources: resources(&plan.cgroup.limits, plan.cgroup.devices.as_deref()),
+            resources: oci::Resources {
+                devices: device_rules(plan.cgroup.devices.as_deref()),
+                ..resources(&plan.cgroup.limits)
+            },
             cgroups_path: format!("/{}/{}", plan.cgroup.parent.trim_matches('/'), plan.cgroup.name),
             namespaces: namespaces(plan, facts),
             devices: facts.devices.iter().map(device).collect(),
@@ -280,7 +283,7 @@ fn sysctls(plan: &ContainerPlan) -> BTreeMap<String, String> {
 fn device(node: &DeviceNode) -> oci::Device {
     let block = FileType::from_raw_mode(node.mode) == FileType::BlockDevice;
     oci::Device {
-        path: format!("/dev/{}", node.path),
+        path: node.path.clone(),
         r#type: if block { "b" } else { "c" }.to_owned(),
         major: rustix::fs::major(node.device).into(),
         minor: rustix::fs::minor(node.device).into(),
@@ -290,23 +293,76 @@ fn device(node: &DeviceNode) -> oci::Device {
     }
 }
 
-/// The limits in the specification's words; also what `update` is told, then without devices.
-pub fn resources(limits: &Limits, devices: Option<&[DeviceRule]>) -> oci::Resources {
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let memory = limits
-        .memory
-        .map(|bytes| oci::Memory { limit: Some(signed(bytes)), ..oci::Memory::default() });
-    let cpu = (limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some()).then(|| oci::Cpu {
-        quota: limits.cpu_quota_us.map(signed),
+/// The limits in the specification's words; also what `update` is told.
+pub(crate) fn resources(limits: &Limits) -> oci::Resources {
+    let memory = oci::Memory {
+        limit: limits.memory.map(bound),
+        reservation: limits.memory_reservation.map(signed),
+        swap: limits.memory_swap.map(bound),
+        swappiness: limits.swappiness,
+        disable_oom_killer: limits.oom_kill_disable,
+    };
+    let cpu = oci::Cpu {
+        shares: limits.cpu_shares,
+        quota: limits.cpu_quota_us.map(bound),
         period: limits.cpu_period_us,
-        ..oci::Cpu::default()
-    });
+        realtime_runtime: limits.realtime.runtime_us.map(signed),
+        realtime_period: limits.realtime.period_us,
+        cpus: limits.cpuset_cpus.clone().unwrap_or_default(),
+        mems: limits.cpuset_mems.clone().unwrap_or_default(),
+    };
+    let hugepages = limits
+        .hugetlb
+        .iter()
+        .map(|(size, limit)| oci::HugepageLimit { page_size: size.clone(), limit: *limit });
     oci::Resources {
-        devices: device_rules(devices),
-        memory,
-        cpu,
-        pids: limits.pids.map(|limit| oci::Pids { limit: signed(limit) }),
-        ..oci::Resources::default()
+        devices: Vec::new(),
+        memory: said(memory),
+        cpu: said(cpu),
+        pids: limits.pids.map(|pids| oci::Pids { limit: bound(pids) }),
+        block_io: said(block(&limits.block)),
+        hugepage_limits: hugepages.collect(),
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn bound(bound: Bound) -> i64 {
+    match bound {
+        Bound::Unlimited => -1,
+        Bound::At(value) => signed(value),
+    }
+}
+
+/// What says nothing is left out.
+fn said<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
+}
+
+fn block(limits: &BlockLimits) -> oci::BlockIo {
+    let throttled = |list: &[PerDevice]| {
+        list.iter()
+            .map(|limit| oci::ThrottleDevice {
+                major: limit.major.into(),
+                minor: limit.minor.into(),
+                rate: limit.value,
+            })
+            .collect()
+    };
+    let weight_device = limits.weights.iter().map(|limit| oci::WeightDevice {
+        major: limit.major.into(),
+        minor: limit.minor.into(),
+        weight: u16::try_from(limit.value).unwrap_or(u16::MAX),
+    });
+    oci::BlockIo {
+        weight: limits.weight,
+        weight_device: weight_device.collect(),
+        throttle_read_bps_device: throttled(&limits.read_bps),
+        throttle_write_bps_device: throttled(&limits.write_bps),
+        throttle_read_iops_device: throttled(&limits.read_iops),
+        throttle_write_iops_device: throttled(&limits.write_iops),
     }
 }
 
@@ -322,4 +378,141 @@ fn device_rules(devices: Option<&[DeviceRule]>) -> Vec<oci::DeviceRule> {
         access: rule.access.clone(),
     }));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hoy_cgroup::CgroupPlan;
+    use hoy_types::UserSpec;
+
+    use super::*;
+    use crate::plan::{DevicePlan, NamespacePlan, RootPlan};
+
+    fn plan() -> ContainerPlan {
+        ContainerPlan {
+            id: "abc".into(),
+            hostname: "name".into(),
+            domainname: String::new(),
+            root: RootPlan {
+                lower: vec!["/lower".into()],
+                upper: "/upper".into(),
+                work: "/work".into(),
+                volatile: false,
+                readonly: true,
+            },
+            namespaces: NamespacePlan {
+                net: NetMode::Given,
+                pid: NamespaceMode::New,
+                ipc: NamespaceMode::New,
+                uts: NamespaceMode::New,
+                cgroup: NamespaceMode::Host,
+            },
+            process: ProcessPlan {
+                args: vec!["sh".into()],
+                env: vec!["A=b".into()],
+                cwd: "/".into(),
+                user: UserSpec::default(),
+                additional_groups: Vec::new(),
+                tty: false,
+                console_size: None,
+                capabilities: caps::DEFAULT,
+                no_new_privileges: true,
+                rlimits: vec![crate::plan::Rlimit { resource: 7, soft: 1, hard: 2 }],
+                seccomp: Vec::new(),
+                oom_score_adj: Some(5),
+            },
+            mounts: vec![MountPlan {
+                target: "/data".into(),
+                source: MountSource::Bind { path: "/source".into(), recursive: true },
+                readonly: true,
+                propagation: Propagation::Slave,
+            }],
+            devices: DevicePlan::Default,
+            masked_paths: vec!["/proc/kcore".into()],
+            readonly_paths: Vec::new(),
+            sysctls: vec![("net.core.somaxconn".into(), "5".into())],
+            cgroup: CgroupPlan {
+                parent: "/hoy/".into(),
+                name: "abc".into(),
+                limits: Limits {
+                    memory: Some(Bound::At(1 << 20)),
+                    memory_swap: Some(Bound::Unlimited),
+                    ..Limits::default()
+                },
+                devices: Some(Vec::new()),
+            },
+            shm_size: Some(4096),
+            writable_sys: false,
+            init: Some(PathBuf::from("/init")),
+            extra_devices: Vec::new(),
+            external: None,
+        }
+    }
+
+    fn made(plan: &ContainerPlan, uid: u32) -> oci::Spec {
+        let credentials = Credentials { uid, home: "/root".into(), ..Credentials::default() };
+        let facts = Facts {
+            root: "/place/rootfs".into(),
+            network: Some("/proc/1/fd/9".into()),
+            credentials: &credentials,
+            capabilities: !1,
+            sources: vec!["/place/mounts/0".into()],
+            devices: Vec::new(),
+            throttling: vec!["/sys/cpu0".into()],
+            queues: true,
+        };
+        document(plan, None, &facts).unwrap()
+    }
+
+    #[test]
+    fn a_plan_in_the_specifications_words() {
+        let spec = made(&plan(), 0);
+        assert_eq!(spec.process.args, ["/sbin/docker-init", "--", "sh"]);
+        assert_eq!(spec.process.env, ["A=b", "HOME=/root"]);
+        assert_eq!(spec.process.rlimits[0].r#type, "RLIMIT_NOFILE");
+        let caps = &spec.process.capabilities;
+        assert_eq!(caps.effective, caps.bounding);
+        assert!(caps.inheritable.is_empty() && caps.ambient.is_empty());
+        assert!(!caps.bounding.contains(&"CAP_CHOWN".into()), "the supervisor lacks it");
+        assert!(caps.bounding.contains(&"CAP_KILL".into()));
+        assert!(spec.root.readonly && spec.root.path == "/place/rootfs");
+        let targets: Vec<&str> = spec.mounts.iter().map(|m| m.destination.as_str()).collect();
+        assert_eq!(
+            targets,
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev/mqueue",
+                "/dev/shm",
+                "/sbin/docker-init",
+                "/data"
+            ]
+        );
+        assert_eq!(spec.mounts[8].source, "/place/mounts/0");
+        assert_eq!(spec.mounts[8].options, ["rbind", "ro", "rslave"]);
+        let linux = &spec.linux;
+        assert_eq!(linux.cgroups_path, "/hoy/abc");
+        assert_eq!(linux.rootfs_propagation.as_deref(), Some("rslave"));
+        assert_eq!(linux.masked_paths, ["/proc/kcore", "/sys/cpu0"]);
+        assert_eq!(linux.sysctl["net.core.somaxconn"], "5");
+        let memory = linux.resources.memory.as_ref().unwrap();
+        assert_eq!((memory.limit, memory.swap), (Some(1 << 20), Some(-1)));
+        assert!(linux.resources.cpu.is_none() && linux.resources.block_io.is_none());
+        let kinds: Vec<_> = linux.namespaces.iter().map(|n| n.r#type.as_str()).collect();
+        assert_eq!(kinds, ["mount", "pid", "ipc", "uts", "network"]);
+        assert_eq!(linux.namespaces[4].path.as_deref(), Some("/proc/1/fd/9"));
+    }
+
+    #[test]
+    fn somebody_else_than_root_begins_with_no_capability() {
+        let spec = made(&plan(), 33);
+        let caps = &spec.process.capabilities;
+        assert!(!caps.bounding.is_empty() && caps.effective.is_empty());
+        assert!(caps.permitted.is_empty());
+    }
 }

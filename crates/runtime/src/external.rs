@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use hoy_cgroup::Limits;
 use hoy_oci::runtime as oci;
 use hoy_rootfd::RootFd;
 use hoy_sys::process;
@@ -19,7 +20,9 @@ use rustix::mount::{
 use crate::bundle::{self, Facts};
 use crate::error::StartError;
 use crate::plan::{ContainerPlan, DevicePlan, NamespaceMode, NetMode, ProcessPlan};
-use crate::prepare::{GivenFds, Source, default_devices, host_devices, overlay, source};
+use crate::prepare::{
+    DeviceNode, GivenFds, Source, default_devices, extra_device, host_devices, overlay, source,
+};
 use crate::users;
 
 /// A bundle that lies ready. Its mounts end with this value, or with this process. What the
@@ -117,6 +120,11 @@ impl Bundle {
         write_document(file, &bundle::process(plan, &credentials, self.capabilities)?)
     }
 
+    /// Writes limits as `update` takes them.
+    pub fn write_limits(&self, limits: &Limits, file: &Path) -> Result<(), StartError> {
+        write_document(file, &bundle::resources(limits))
+    }
+
     fn source_path(&self, index: usize) -> PathBuf {
         self.place.join("mounts").join(index.to_string())
     }
@@ -174,16 +182,14 @@ fn write_document(path: &Path, document: &impl serde::Serialize) -> Result<(), S
 }
 
 /// Beside those that every runtime makes by itself.
-fn further_devices(plan: &ContainerPlan) -> Vec<crate::prepare::DeviceNode> {
-    match plan.devices {
-        DevicePlan::Default => Vec::new(),
-        DevicePlan::All => {
-            let mut all = default_devices();
-            let usual = all.len();
-            host_devices(Path::new("/dev"), "", &mut all, 0);
-            all.split_off(usual)
-        }
+fn further_devices(plan: &ContainerPlan) -> Vec<DeviceNode> {
+    let mut all = default_devices();
+    let usual = all.len();
+    all.extend(plan.extra_devices.iter().map(extra_device));
+    if plan.devices == DevicePlan::All {
+        host_devices(Path::new("/dev"), "", &mut all, 0);
     }
+    all.split_off(usual)
 }
 
 fn throttling() -> Vec<String> {

@@ -17,7 +17,6 @@ pub mod seccomp;
 mod tree;
 mod users;
 
-pub use bundle::resources;
 pub use error::{FailureReason, StartError, text as plain_error};
 pub use external::{Bundle, prepare_external};
 pub use plan::*;

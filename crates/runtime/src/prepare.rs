@@ -193,7 +193,7 @@ pub(crate) fn default_devices() -> Vec<DeviceNode> {
     .collect()
 }
 
-fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
+pub(crate) fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
     DeviceNode {
         path: node.path.clone(),
         mode: node.mode,

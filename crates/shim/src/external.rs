@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hoy_cgroup::{Cgroup, CgroupPlan};
+use hoy_cgroup::{Cgroup, CgroupPlan, Limits, OomWatch};
 use hoy_runtime::{
     Bundle, ContainerPlan, ExecPlan, FailureReason, GivenFds, ProcessPlan, StartError, Started,
     Stdio, prepare_external,
@@ -165,6 +165,20 @@ impl External {
     pub fn freeze(&self, frozen: bool) -> Result<(), StartError> {
         let word = if frozen { "pause" } else { "resume" };
         self.runtime.call(&[word], SHORT).map_err(|failure| failure.plain())
+    }
+
+    /// Sets limits while it runs.
+    pub fn update(&self, limits: &Limits) -> Result<(), StartError> {
+        let document = Removed(self.bundle.place().join("limits.json"));
+        self.bundle.write_limits(limits, &document.0)?;
+        let path = document.0.display().to_string();
+        let told = self.runtime.call(&["update", "--resources", &path], SHORT);
+        told.map_err(|failure| failure.plain())
+    }
+
+    /// Readable when the kernel was short of memory for it.
+    pub fn watch_oom(&self) -> Option<OomWatch> {
+        self.cgroup.open()?.watch_oom().ok()
     }
 
     /// How many processes the kernel killed for want of memory.

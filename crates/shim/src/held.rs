@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hoy_cgroup::{Limits, OomWatch};
 use hoy_runtime::{
     ContainerPlan, ExecPlan, GivenFds, Running, StartError, Started, Stdio, prepare,
 };
@@ -59,6 +60,22 @@ impl Held {
         match self {
             Self::BuiltIn(running) => running.freeze(frozen),
             Self::External(external) => external.freeze(frozen),
+        }
+    }
+
+    /// Sets limits while it runs.
+    pub fn update(&self, limits: &Limits) -> Result<(), StartError> {
+        match self {
+            Self::BuiltIn(running) => running.update(limits),
+            Self::External(external) => external.update(limits),
+        }
+    }
+
+    /// Readable when the kernel was short of memory for it; `None` where that cannot be watched.
+    pub fn watch_oom(&self) -> Option<OomWatch> {
+        match self {
+            Self::BuiltIn(running) => running.watch_oom(),
+            Self::External(external) => external.watch_oom(),
         }
     }
 

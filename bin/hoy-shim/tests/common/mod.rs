@@ -136,6 +136,7 @@ impl Place {
                 shm_size: Some(1 << 20),
                 writable_sys: false,
                 init: None,
+                extra_devices: Vec::new(),
                 external: None,
             },
             log: LogPlan::JsonFile { path: self.log(id), max_size: Some(20 << 20), max_files: 5 },
