@@ -169,7 +169,7 @@ fn what_the_process_is_given() {
             "id",
             "id; pwd; echo $HOME $PATH",
             "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
-            "ls /dev",
+            "ls /dev | grep -v core",
             "ulimit -n; umask",
             "mount | cut -d' ' -f3 | grep -v ^/sys/fs/cgroup/ | sort",
             "cat /proc/1/comm; ls /proc/self/fd | wc -l",
