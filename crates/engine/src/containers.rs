@@ -432,6 +432,10 @@ impl Inner {
             let text = format!("unknown or invalid runtime name: {}", host.runtime);
             return Err(Error::invalid(text));
         }
+        if self.settings.runtimes.contains_key(&host.runtime) && self.userns(&host).is_some() {
+            return Err(Error::unavailable("another runtime (--runtime) in a user namespace")
+                .hint("--userns=host has it in the host's"));
+        }
         plan::check_sysctls(&host)?;
         plan::capabilities(&host)?;
         let mode = match host.network_mode.as_str() {

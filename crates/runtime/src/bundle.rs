@@ -447,6 +447,7 @@ mod tests {
             writable_sys: false,
             init: Some(PathBuf::from("/init")),
             extra_devices: Vec::new(),
+            userns: None,
             external: None,
         }
     }

@@ -21,9 +21,9 @@ use crate::bundle::{self, Facts};
 use crate::error::StartError;
 use crate::plan::{ContainerPlan, DevicePlan, NamespaceMode, NetMode, ProcessPlan};
 use crate::prepare::{
-    DeviceNode, GivenFds, Source, default_devices, extra_device, host_devices, overlay, source,
+    DeviceNode, GivenFds, Source, default_devices, extra_device, host_devices, source,
 };
-use crate::users;
+use crate::{rootfs, users};
 
 /// A bundle that lies ready. Its mounts end with this value, or with this process. What the
 /// container still uses of them stays as long as it does.
@@ -50,17 +50,20 @@ pub fn prepare_external(
     if (plan.namespaces.net == NetMode::Given) != given.netns.is_some() {
         return Err(StartError::invalid("the plan and its network namespace do not match"));
     }
+    if plan.userns.is_some() {
+        return Err(StartError::invalid("only the built-in runtime has user namespaces"));
+    }
     let seccomp = plan.external.as_ref().and_then(|external| external.seccomp.as_deref());
     let seccomp = seccomp.map(serde_json::from_str::<oci::Seccomp>).transpose();
     let seccomp =
         seccomp.map_err(|error| StartError::invalid(format!("the seccomp profile: {error}")))?;
-    let root = RootFd::new(overlay(&plan.root)?);
+    let root = RootFd::new(rootfs::mount(&plan.root, None)?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
     // Cloned in the host's namespace: a shared one must hear from it and tell it.
     let sources: Vec<Source> = plan
         .mounts
         .iter()
-        .map(|mount| source(&mount.source, mount.readonly, mount.propagation))
+        .map(|mount| source(&mount.source, mount.readonly, mount.propagation, false))
         .collect::<Result<_, _>>()?;
     // The runtime enters it, and wants it to be there. One that cannot be made is its to refuse.
     let _ = root.make_directories(&plan.process.cwd, 0o755);

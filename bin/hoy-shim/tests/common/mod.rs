@@ -137,6 +137,7 @@ impl Place {
                 writable_sys: false,
                 init: None,
                 extra_devices: Vec::new(),
+                userns: None,
                 external: None,
             },
             log: LogPlan::JsonFile { path: self.log(id), max_size: Some(20 << 20), max_files: 5 },
