@@ -9,7 +9,7 @@ mod kernel;
 mod netns;
 
 pub use command::{Output, Run, wait_until};
-pub use daemon::{Daemon, programs};
+pub use daemon::{Daemon, docker_cli, programs};
 pub use images::{alpine_rootfs, busybox_oci_tar, busybox_rootfs, debian_nginx_rootfs, workspace};
 pub use kernel::{KernelCounts, remove_cgroups};
 pub use netns::NetNs;

@@ -12,6 +12,7 @@ use crate::programs::{self, Effort, run, workspace};
 const TEST_PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
     ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+    ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
@@ -20,6 +21,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("openssl", "/usr/bin/openssl"),
     ("perl-base", "/usr/bin/perl"),
     ("procps", "/usr/bin/ps"),
+    ("runc", "/usr/sbin/runc"),
     ("tmux", "/usr/bin/tmux"),
     ("util-linux", "/usr/bin/nsenter"),
     ("zstd", "/usr/bin/zstd"),

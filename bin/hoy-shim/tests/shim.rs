@@ -332,7 +332,7 @@ fn memory_kill_is_on_record() {
     let place = Place::new();
     let mut shim = place.shim("a");
     let mut request = place.start_request("a", "exec dd if=/dev/zero of=/dev/null bs=64M count=2");
-    request.plan.cgroup.limits.memory = Some(16 << 20);
+    request.plan.cgroup.limits.memory = Some(hoy_cgroup::Bound::At(16 << 20));
     shim.start(request);
     let record = shim.exited();
     assert_eq!((record.code, record.oom_killed), (137, true));

@@ -53,6 +53,11 @@ impl Hierarchies {
         })
     }
 
+    /// Those that hoy has no use for, too.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.0.iter()
+    }
+
     /// Whether v2 serves the limits.
     pub fn unified(&self) -> bool {
         self.used().any(|hierarchy| hierarchy.unified)

@@ -350,9 +350,19 @@ pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
     if parent.is_empty() || parent.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(CgroupError::Name(parent.to_owned()));
     }
-    for hierarchy in Hierarchies::of_this_machine()?.used() {
+    for hierarchy in Hierarchies::of_this_machine()?.all() {
         // One that holds something is refused by the kernel: and so it stays.
         let _ = std::fs::remove_dir(hierarchy.root.join(parent));
+    }
+    Ok(())
+}
+
+/// Removes a container's directories in every hierarchy, also where hoy itself makes none: another
+/// runtime does.
+pub fn remove_everywhere(plan: &CgroupPlan) -> Result<(), CgroupError> {
+    let path = path_of(plan)?;
+    for hierarchy in Hierarchies::of_this_machine()?.all() {
+        hierarchy.remove(&path);
     }
     Ok(())
 }

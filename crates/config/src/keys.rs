@@ -1,6 +1,6 @@
 //! Every setting that dockerd knows, and what hoy does with it.
 
-use crate::Settings;
+use crate::{BUILT_IN_RUNTIMES, Runtime, Settings};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -11,13 +11,15 @@ pub(crate) enum Kind {
     Map,
     /// `name=soft:hard`; in the file an object of objects.
     Ulimits,
+    /// In the file objects by name, as a flag `name=value`; both may be given together.
+    Named,
     /// Of a shape that nothing here reads.
     Any,
 }
 
 impl Kind {
     pub(crate) fn repeats(self) -> bool {
-        matches!(self, Self::List | Self::Map | Self::Ulimits)
+        matches!(self, Self::List | Self::Map | Self::Ulimits | Self::Named)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -26,7 +28,7 @@ impl Kind {
             Self::Text => "string",
             Self::Number => "int",
             Self::List => "list",
-            Self::Map => "map",
+            Self::Map | Self::Named => "map",
             Self::Ulimits => "ulimit",
         }
     }
@@ -92,6 +94,57 @@ fn absolute(text: &str) -> Result<std::path::PathBuf, String> {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("want name=value")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `name=path`, or from the file `name={…}`.
+fn runtime(settings: &mut Settings, text: &str) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Given {
+        #[serde(default)]
+        path: String,
+        #[serde(default)]
+        runtime_args: Vec<String>,
+        #[serde(default)]
+        runtime_type: String,
+        #[serde(default)]
+        options: serde_json::Map<String, serde_json::Value>,
+    }
+    let argument = || format!("invalid runtime argument: {text}");
+    let (name, value) = text.split_once('=').ok_or_else(argument)?;
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() || value.is_empty() {
+        return Err(argument());
+    }
+    if BUILT_IN_RUNTIMES.contains(&name) {
+        return Err(format!("runtime name '{name}' is reserved"));
+    }
+    let given = match value.starts_with('{') {
+        true => serde_json::from_str(value).map_err(|error| format!("runtime {name}: {error}"))?,
+        false => Given {
+            path: value.to_owned(),
+            runtime_args: Vec::new(),
+            runtime_type: String::new(),
+            options: serde_json::Map::new(),
+        },
+    };
+    if given.path.is_empty() && given.runtime_type.is_empty() {
+        return Err(format!("runtime {name}: either a runtimeType or a path must be configured"));
+    }
+    if !given.runtime_type.is_empty() {
+        return Err(format!(
+            "runtime {name}: runtimeType is not available yet: hoy calls runtimes by their path"
+        ));
+    }
+    if !given.options.is_empty() {
+        return Err(format!("runtime {name}: options cannot be used with a path runtime"));
+    }
+    if settings.runtimes.contains_key(name) {
+        return Err(format!("runtime '{name}' was already defined"));
+    }
+    let runtime = Runtime { path: given.path.into(), args: given.runtime_args };
+    settings.runtimes.insert(name.to_owned(), runtime);
+    Ok(())
 }
 
 fn host(text: &str) -> Result<String, String> {
@@ -480,8 +533,16 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "default-runtime",
         Kind::Text,
-        Effect::Only(&["runc", "hoy"]),
+        set!(default_runtime, text),
         "Default runtime",
+    ),
+    key(
+        "add-runtime",
+        "",
+        "runtimes",
+        Kind::Named,
+        Effect::Set(runtime),
+        "Another OCI runtime: name=path",
     ),
     key(
         "default-ipc-mode",
@@ -519,7 +580,6 @@ pub(crate) const KEYS: &[Key] = &[
     without_effect("max-concurrent-uploads", Kind::Number, "Used once images are pushed"),
     without_effect("max-download-attempts", Kind::Number, "Used once images are pulled"),
     without_effect("raw-logs", Kind::Bool, "The log is plain anyway"),
-    unavailable("add-runtime", "runtimes", Kind::Any),
     unavailable("allow-direct-routing", "allow-direct-routing", Kind::Bool),
     unavailable("api-cors-header", "api-cors-header", Kind::Text),
     unavailable("authorization-plugin", "authorization-plugins", Kind::List),

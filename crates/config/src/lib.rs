@@ -56,6 +56,28 @@ pub struct Settings {
     pub cpu_rt_period: i64,
     /// `default`, `user`, `uid`, `user:group` or `uid:gid`.
     pub userns_remap: Option<String>,
+    /// Other OCI runtimes than the built-in one, by name.
+    pub runtimes: BTreeMap<String, Runtime>,
+    pub default_runtime: String,
+}
+
+/// An OCI runtime that is a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// A path, or a name that is looked for in the usual directories.
+    pub path: PathBuf,
+    /// Before all other arguments.
+    pub args: Vec<String>,
+}
+
+/// Names of the built-in runtime: what Docker calls its own, and ours.
+pub const BUILT_IN_RUNTIMES: &[&str] = &["runc", "hoy", "io.containerd.runc.v2"];
+
+impl Settings {
+    /// Whether there is a runtime of this name.
+    pub fn has_runtime(&self, name: &str) -> bool {
+        BUILT_IN_RUNTIMES.contains(&name) || self.runtimes.contains_key(name)
+    }
 }
 
 impl Default for Settings {
@@ -90,6 +112,8 @@ impl Default for Settings {
             cpu_rt_runtime: 0,
             cpu_rt_period: 0,
             userns_remap: None,
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
         }
     }
 }
@@ -136,6 +160,8 @@ pub enum ConfigError {
     NotAnObject,
     #[error("unknown key in the configuration file: {0}")]
     UnknownKey(String),
+    #[error("specified default runtime '{0}' does not exist")]
+    DefaultRuntime(String),
     #[error("{0} is given both as a flag and in the configuration file")]
     Conflict(String),
 }
@@ -210,10 +236,11 @@ pub fn resolve(file: Option<&str>, flags: &Flags) -> Result<Settings, ConfigErro
         for (name, value) in &object {
             let found = KEYS.iter().position(|key| key.file == name.as_str());
             let index = found.ok_or_else(|| ConfigError::UnknownKey(name.clone()))?;
-            if flags.values.iter().any(|(given, _)| *given == index) {
+            let key = &KEYS[index];
+            let given = flags.values.iter().any(|(given, _)| *given == index);
+            if given && key.kind != Kind::Named {
                 return Err(ConfigError::Conflict(name.clone()));
             }
-            let key = &KEYS[index];
             apply(&mut settings, key, &texts(key, value)?)?;
         }
     }
@@ -222,6 +249,12 @@ pub fn resolve(file: Option<&str>, flags: &Flags) -> Result<Settings, ConfigErro
     }
     if settings.hosts.is_empty() {
         settings.hosts.push(DEFAULT_HOST.to_owned());
+    }
+    if settings.default_runtime.is_empty() {
+        settings.default_runtime = Settings::default().default_runtime;
+    }
+    if !settings.has_runtime(&settings.default_runtime) {
+        return Err(ConfigError::DefaultRuntime(settings.default_runtime));
     }
     Ok(settings)
 }
@@ -252,8 +285,11 @@ fn texts(key: &Key, value: &Value) -> Result<Vec<String>, ConfigError> {
             };
             items.iter().map(|item| one(item).ok_or_else(wrong)).collect()
         }
+        (Kind::Named, Value::Object(items)) => {
+            Ok(items.iter().map(|(name, item)| format!("{name}={item}")).collect())
+        }
         (Kind::Any, _) => Ok(vec![value.to_string()]),
-        (Kind::List | Kind::Map | Kind::Ulimits, _) => Err(wrong()),
+        (Kind::List | Kind::Map | Kind::Ulimits | Kind::Named, _) => Err(wrong()),
         (_, value) => Ok(vec![scalar(value).ok_or_else(wrong)?]),
     }
 }
@@ -360,6 +396,38 @@ mod tests {
         assert_eq!(limits(run(&[], Some(file)).unwrap())["nofile"], (1, 2));
         assert!(run(&["--default-ulimit=nofile=3:2"], None).is_err());
         assert!(run(&["--default-ulimit=bogus=1"], None).is_err());
+    }
+
+    #[test]
+    fn runtimes() {
+        let file = r#"{"default-runtime": "b", "runtimes": {
+            "a": {"path": "/usr/bin/a", "runtimeArgs": ["--debug"]}}}"#;
+        let settings = run(&["--add-runtime", "b=/usr/bin/b"], Some(file)).unwrap();
+        let a = Runtime { path: "/usr/bin/a".into(), args: vec!["--debug".into()] };
+        assert_eq!(settings.runtimes["a"], a);
+        assert_eq!(settings.runtimes["b"].path.to_str(), Some("/usr/bin/b"));
+        assert_eq!(settings.default_runtime, "b");
+        let refused = |args: &[&str], file: &str| {
+            run(args, Some(file)).unwrap_err().to_string().rsplit(": ").next().unwrap().to_owned()
+        };
+        for (file, text) in [
+            (r#"{"runtimes": {"runc": {"path": "/x"}}}"#, "runtime name 'runc' is reserved"),
+            (r#"{"runtimes": {"x": {}}}"#, "either a runtimeType or a path must be configured"),
+            (
+                r#"{"runtimes": {"x": {"runtimeType": "io.containerd.kata.v2"}}}"#,
+                "hoy calls runtimes by their path",
+            ),
+            (
+                r#"{"runtimes": {"x": {"path": "/x", "options": {"a": 1}}}}"#,
+                "options cannot be used with a path runtime",
+            ),
+            (r#"{"default-runtime": "x"}"#, "specified default runtime 'x' does not exist"),
+        ] {
+            assert_eq!(refused(&[], file), text, "{file}");
+        }
+        let twice = refused(&["--add-runtime=a=/x"], file);
+        assert_eq!(twice, "runtime 'a' was already defined");
+        assert_eq!(refused(&["--add-runtime=a"], "{}"), "a");
     }
 
     #[test]

@@ -428,6 +428,14 @@ impl Inner {
         let warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
         userns::check(&host, self.id_maps.is_some())?;
+        if !self.settings.has_runtime(&host.runtime) {
+            let text = format!("unknown or invalid runtime name: {}", host.runtime);
+            return Err(Error::invalid(text));
+        }
+        if self.settings.runtimes.contains_key(&host.runtime) && self.userns(&host).is_some() {
+            return Err(Error::unavailable("another runtime (--runtime) in a user namespace")
+                .hint("--userns=host has it in the host's"));
+        }
         plan::check_sysctls(&host)?;
         plan::capabilities(&host)?;
         let mode = match host.network_mode.as_str() {

@@ -401,6 +401,7 @@ impl Driver {
             }
         }
         hoy_shim::client::forget(&self.inner.settings.exec_root, self.id());
+        self.take_back_external().await;
         if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
             self.lost().await;
         }
@@ -408,6 +409,24 @@ impl Driver {
             self.inner.remove_later(&self.record.id);
         }
         self.publish();
+    }
+
+    /// What a supervisor that was killed left of a container that another runtime has made.
+    async fn take_back_external(&self) {
+        let settings = &self.inner.settings;
+        let (exec_root, id) = (settings.exec_root.clone(), self.id().to_owned());
+        if !hoy_shim::external::place(&exec_root, &id).exists() {
+            return;
+        }
+        let plan = crate::plan::cgroup(&self.record, settings);
+        let taken = tokio::task::spawn_blocking(move || {
+            if let Ok(Some(cgroup)) = hoy_cgroup::Cgroup::open(&plan) {
+                let _ = cgroup.kill(Duration::from_secs(5));
+            }
+            hoy_shim::external::take_back(&exec_root, &id);
+            let _ = hoy_cgroup::remove_everywhere(&plan);
+        });
+        let _ = taken.await;
     }
 
     fn end_supervisor(&self) -> Result<()> {
@@ -420,6 +439,7 @@ impl Driver {
     /// What the daemon before has known of a container that has no supervisor may be old: the
     /// container's end is told by its exit record.
     async fn settle(&mut self) {
+        self.take_back_external().await;
         if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
             self.lost().await;
         } else if let Some(exit) = ExitRecord::read(&self.directory())
@@ -491,7 +511,18 @@ impl Driver {
                     let _ = self.call(Request::Release, &[]).await;
                 }
             }
-            Err(error) => tracing::error!(container = self.id(), %error, "adopt"),
+            Err(error) => {
+                // One that was about to end when it was found.
+                let exec_root = self.inner.settings.exec_root.clone();
+                let id = self.id().to_owned();
+                let again =
+                    tokio::task::spawn_blocking(move || hoy_shim::client::find(&exec_root, &id));
+                if matches!(again.await, Ok(Ok(None))) {
+                    (self.link, self.shim) = (None, None);
+                    return self.settle().await;
+                }
+                tracing::error!(container = self.id(), %error, "adopt");
+            }
         }
     }
 
@@ -630,7 +661,9 @@ impl Driver {
                 self.event("start", &[]);
                 Ok(())
             }
-            Reply::Failed(failure) => Err(start_error(&failure)),
+            Reply::Failed(failure) => {
+                Err(start_error(&failure, crate::plan::is_external(&self.record)))
+            }
             _ => Err(other(Error::system("the supervisor gave a wrong answer"))),
         }
     }
@@ -811,11 +844,12 @@ fn done(reply: Reply) -> Result<()> {
 }
 
 /// Docker's words, status and exit code for a start that failed.
-fn start_error(failure: &Failure) -> (Error, i32) {
+fn start_error(failure: &Failure, external: bool) -> (Error, i32) {
     use hoy_runtime::FailureReason as Reason;
+    // Another runtime names itself.
+    let runtime = if external { "" } else { "OCI runtime create failed: runc create failed: " };
     let message = format!(
-        "failed to create task for container: failed to create shim task: OCI runtime create \
-         failed: runc create failed: {}",
+        "failed to create task for container: failed to create shim task: {runtime}{}",
         failure.message
     );
     match failure.reason {

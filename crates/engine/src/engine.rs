@@ -229,6 +229,10 @@ impl Inner {
                 let _ = std::fs::remove_dir_all(self.files_directory_of(&name));
             }
         }
+        let exec_root = &self.settings.exec_root;
+        for id in hoy_shim::external::list(exec_root).iter().filter(|id| !known.contains(*id)) {
+            hoy_shim::external::take_back(exec_root, id);
+        }
     }
 
     pub fn log_path(&self, id: &ContainerId) -> PathBuf {

@@ -240,7 +240,11 @@ impl ExecSession {
             Ok(Err(failure)) => {
                 let code = code(&failure);
                 inner.exec_ended(&self.id, code);
-                let text = format!("OCI runtime exec failed: exec failed: {}", failure.message);
+                // Another runtime names itself.
+                let text = match plan::is_external(&record) {
+                    true => failure.message,
+                    false => format!("OCI runtime exec failed: exec failed: {}", failure.message),
+                };
                 Ok(Err((text, code)))
             }
             Err(error) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hoy_cgroup::{CgroupPlan, Limits};
 use hoy_config::Settings;
 use hoy_runtime::{
-    BpfInstruction, ContainerPlan, DevicePlan, MountPlan, MountSource, NamespaceMode,
+    BpfInstruction, ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespaceMode,
     NamespacePlan, NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
 };
 use hoy_types::{IdMaps, UserRef, UserSpec};
@@ -96,7 +96,37 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
         writable_sys: host.privileged,
         init: wants_init.then_some(facts.init),
         userns: facts.userns,
+        external: external(record, facts.settings)?,
     })
+}
+
+/// The runtime that the container names, if it is another than the built-in one.
+fn external(record: &Record, settings: &Settings) -> Result<Option<ExternalPlan>> {
+    let host = &record.host;
+    let name = host.runtime.as_str();
+    let Some(runtime) = settings.runtimes.get(name) else {
+        if settings.has_runtime(name) {
+            return Ok(None);
+        }
+        // The settings have changed since it was created.
+        return Err(Error::invalid(format!("unknown or invalid runtime name: {name}")));
+    };
+    let capabilities = capabilities(host)?;
+    let seccomp = (!unconfined(host)).then(|| hoy_runtime::seccomp::default_rules(capabilities));
+    let seccomp = seccomp.map(|rules| serde_json::to_string(&rules)).transpose();
+    Ok(Some(ExternalPlan {
+        name: name.to_owned(),
+        path: runtime.path.clone(),
+        args: runtime.args.clone(),
+        place: hoy_shim::external::place(&settings.exec_root, record.key()),
+        seccomp: seccomp.map_err(crate::error::failed("write down the seccomp profile"))?,
+        annotations: host.annotations.clone().into_iter().collect(),
+    }))
+}
+
+/// Whether another runtime than the built-in one runs it.
+pub(crate) fn is_external(record: &Record) -> bool {
+    !hoy_config::BUILT_IN_RUNTIMES.contains(&record.host.runtime.as_str())
 }
 
 fn mount_plan(mount: &BindMount) -> MountPlan {

@@ -32,7 +32,6 @@ pub(crate) fn unbuilt(
         (!matches!(host.pid_mode.as_str(), "" | "host"), "this --pid mode"),
         (!matches!(host.uts_mode.as_str(), "" | "host"), "this --uts mode"),
         (!matches!(host.cgroupns_mode.as_str(), "" | "private" | "host"), "this --cgroupns mode"),
-        (!matches!(host.runtime.as_str(), "" | "runc" | "hoy"), "another runtime (--runtime)"),
         (!matches!(host.restart_policy.name.as_str(), "" | "no"), "a restart policy (--restart)"),
         (
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),

@@ -107,7 +107,7 @@ pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
         host.cgroupns_mode = "private".into();
     }
     if host.runtime.is_empty() {
-        host.runtime = "runc".into();
+        host.runtime.clone_from(&settings.default_runtime);
     }
     host.port_bindings.get_or_insert_default();
     let unconfined =

@@ -62,7 +62,6 @@ impl Engine {
         let uname = rustix::system::uname();
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
         let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
-        let runtime = wire::RuntimeWithStatus { path: "hoy".into(), ..Default::default() };
         wire::Info {
             id: inner.id.clone(),
             containers: all.len() as i64,
@@ -110,8 +109,8 @@ impl Engine {
             name: host_name(),
             labels: Some(inner.settings.labels.clone()),
             server_version: wire::DOCKER_VERSION.into(),
-            runtimes: Some(BTreeMap::from([("runc".to_owned(), runtime)])),
-            default_runtime: "runc".into(),
+            runtimes: Some(runtimes(&inner.settings)),
+            default_runtime: inner.settings.default_runtime.clone(),
             swarm: wire::SwarmInfo { local_node_state: "inactive".into(), ..Default::default() },
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),
@@ -236,6 +235,20 @@ fn missing_limits(support: &hoy_cgroup::Support, unified: bool) -> Vec<String> {
     .filter(|(have, _)| !have)
     .map(|(_, what)| format!("WARNING: No {what}"))
     .collect()
+}
+
+/// The built-in one under the names that Docker has for its own, and those of the settings.
+fn runtimes(settings: &hoy_config::Settings) -> BTreeMap<String, wire::RuntimeWithStatus> {
+    let built_in = ["io.containerd.runc.v2", "runc"].map(|name| {
+        let runtime = wire::RuntimeWithStatus { path: "hoy".into(), ..Default::default() };
+        (name.to_owned(), runtime)
+    });
+    let configured = settings.runtimes.iter().map(|(name, runtime)| {
+        let path = runtime.path.display().to_string();
+        let runtime_args = runtime.args.clone();
+        (name.clone(), wire::RuntimeWithStatus { path, runtime_args, ..Default::default() })
+    });
+    built_in.into_iter().chain(configured).collect()
 }
 
 fn os_release(key: &str) -> String {

@@ -133,7 +133,7 @@ impl Network {
             address,
             prefix: subnet.prefix,
             gateway: subnet.address,
-            mac: mac_text(mac(id)),
+            mac: mac_text(mac(address)),
             interface: format!("{PREFIX}{}", id.get(..9).unwrap_or(id)),
             ports,
         };
@@ -162,7 +162,7 @@ impl Network {
                 name: &endpoint.interface,
                 bridge,
                 peer: "eth0",
-                peer_mac: mac(&endpoint.id),
+                peer_mac: mac(endpoint.address),
                 netns: netns.as_fd(),
                 mtu: self.settings.mtu,
                 isolated: !self.settings.icc,
@@ -420,15 +420,11 @@ fn random_hex() -> Result<String, NetworkError> {
     Ok(hoy_types::Digest::from_sha256(random::<32>()?).hex())
 }
 
-/// A locally administered unicast address from an endpoint's id.
-fn mac(id: &str) -> [u8; 6] {
-    let byte = |at: usize| id.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-    let mut out = [2, 0, 0, 0, 0, 0];
-    for (index, slot) in out.iter_mut().enumerate() {
-        *slot = byte(52 + index * 2).unwrap_or(0);
-    }
-    out[0] = out[0] & 0xfc | 2;
-    out
+/// A locally administered unicast address that goes with an address, as Docker's did: whoever
+/// reached the one that had it before, reaches the one that has it now, without asking anew.
+fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x42, a, b, c, d]
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

@@ -3,6 +3,8 @@
 //! The exact bytes that were hashed are the bytes that are parsed, once. A key that stands twice,
 //! a document of two kinds at once, a size that is none: refused.
 
+pub mod runtime;
+
 use std::collections::BTreeMap;
 
 use hoy_types::Digest;

@@ -53,6 +53,13 @@ pub const fn all() -> u64 {
     (1 << NAMES.len()) - 1
 }
 
+/// The names of a set, with `CAP_`.
+pub fn names(set: u64) -> Vec<String> {
+    let numbered = NAMES.iter().enumerate();
+    let held = numbered.filter(|(number, _)| set >> number & 1 == 1);
+    held.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 /// A name that is no capability. The text is Docker's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {list}: unknown capability: \"{name}\"")]

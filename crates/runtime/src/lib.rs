@@ -1,11 +1,14 @@
 //! Room: the container plan (pure data) and its execution on the kernel.
 //!
 //! Used inside the shim. It executes no other program, mounts nothing into the host's tree, and
-//! never trusts a path below a container's root.
+//! never trusts a path below a container's root. For another OCI runtime it makes the bundle, and
+//! the shim calls that runtime.
 
+mod bundle;
 pub mod caps;
 mod child;
 mod error;
+mod external;
 pub mod plan;
 mod prepare;
 mod rootfs;
@@ -15,6 +18,7 @@ mod tree;
 mod users;
 
 pub use error::{FailureReason, StartError, text as plain_error};
+pub use external::{Bundle, prepare_external};
 pub use plan::*;
 pub use prepare::{GivenFds, Prepared, prepare};
 pub use running::{Running, Started, Stdio, resize};

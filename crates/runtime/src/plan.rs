@@ -37,6 +37,24 @@ pub struct ContainerPlan {
     /// The ids of its own user namespace, whose descriptor comes with the plan. Files of the root
     /// file system lie on the disk with the ids that they have inside.
     pub userns: Option<IdMaps>,
+    /// Another OCI runtime than the built-in one.
+    pub external: Option<ExternalPlan>,
+}
+
+/// An OCI runtime that is a program, and what only such a one has to be told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExternalPlan {
+    /// As the daemon's settings call it.
+    pub name: String,
+    /// The program, and the arguments that come before all others.
+    pub path: PathBuf,
+    pub args: Vec<String>,
+    /// A directory of the container's own below the exec root: it need not exist.
+    pub place: PathBuf,
+    /// `linux.seccomp` of the runtime specification as JSON: the same profile as the process's
+    /// compiled one. `None` for unconfined.
+    pub seccomp: Option<String>,
+    pub annotations: Vec<(String, String)>,
 }
 
 /// The root file system: an overlay over directories that the store owns.

@@ -128,7 +128,7 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     })
 }
 
-fn source(
+pub(crate) fn source(
     source: &MountSource,
     readonly: bool,
     propagation: Propagation,
@@ -173,7 +173,7 @@ pub(crate) fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, StartE
     })
 }
 
-fn default_devices() -> Vec<DeviceNode> {
+pub(crate) fn default_devices() -> Vec<DeviceNode> {
     [
         ("null", 1, 3),
         ("zero", 1, 5),
@@ -193,7 +193,7 @@ fn default_devices() -> Vec<DeviceNode> {
     .collect()
 }
 
-fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
+pub(crate) fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
     DeviceNode {
         path: node.path.clone(),
         mode: node.mode,
@@ -204,7 +204,7 @@ fn extra_device(node: &DeviceNodePlan) -> DeviceNode {
 }
 
 /// Every device of the host, for privileged containers.
-fn host_devices(directory: &Path, prefix: &str, out: &mut Vec<DeviceNode>, depth: u32) {
+pub(crate) fn host_devices(directory: &Path, prefix: &str, out: &mut Vec<DeviceNode>, depth: u32) {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

@@ -53,6 +53,14 @@ impl Execs {
         }
     }
 
+    /// The one of this process, if it runs.
+    pub fn by_pid(&mut self, pid: i32) -> Option<&mut Session> {
+        self.list.iter_mut().find_map(|exec| match &mut exec.state {
+            State::Live(session) if session.pid == pid => Some(&mut **session),
+            _ => None,
+        })
+    }
+
     pub fn named(&self, id: &str) -> Option<&Session> {
         self.list.iter().rev().find(|exec| exec.id == id).and_then(|exec| match &exec.state {
             State::Live(session) => Some(&**session),

@@ -7,6 +7,8 @@ mod attached;
 pub mod client;
 mod codec;
 mod execs;
+pub mod external;
+mod held;
 mod log;
 pub mod message;
 mod program;

@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio, prepare};
+use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio};
 use hoy_types::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::held::Held;
 use crate::log::Log;
 use crate::message::{
     AttachRequest, ExecRequest, ExitRecord, Failure, Reply, Request, StartRequest, Status, VERSION,
@@ -21,6 +22,7 @@ const MAX_WAITING: usize = 64;
 /// How long a kill of everything may be tried before the answer.
 const KILL: Duration = Duration::from_millis(200);
 const SIGKILL: i32 = 9;
+const SIGCHLD: i32 = 17;
 
 impl Shim {
     pub fn answer(&mut self, request: Request, mut descriptors: Vec<OwnedFd>) -> Reply {
@@ -154,8 +156,14 @@ impl Shim {
         let mut given = descriptors.into_iter();
         let netns = if request.plan.namespaces.net == NetMode::Given { given.next() } else { None };
         let userns = request.plan.userns.as_ref().and_then(|_| given.next());
-        let prepared = prepare(request.plan, GivenFds { netns, userns })?;
-        let (running, started) = prepared.spawn(streams.theirs)?;
+        if request.plan.external.is_some() {
+            let children = hoy_sys::process::signal_fd(&[SIGCHLD]);
+            let children =
+                children.map_err(|error| StartError::system("hear of children", error))?;
+            self.children = Some(children);
+        }
+        let given = GivenFds { netns, userns };
+        let (running, started) = Held::start(request.plan, given, streams.theirs)?;
         let started_at = now();
         let pid = started.pid.as_raw_nonzero().get();
         let session = Session::new(

@@ -287,7 +287,7 @@ impl Session {
         }
     }
 
-    fn reap(&mut self) {
+    pub fn reap(&mut self) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             let killed = status.terminating_signal().map(|signal| 128 + signal);

@@ -3,18 +3,22 @@
 //! A single thread. It holds the container's process, its streams and its exec sessions; daemons
 //! come and go on the control socket. It never waits for any of them alone.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hoy_cgroup::OomWatch;
-use hoy_runtime::Running;
+use hoy_sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::codec::{self, Received};
 use crate::execs::{Execs, State};
+use crate::held::Held;
 use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim};
 use crate::session::{CHUNK, Exit, Note, Session, Slot};
 
@@ -32,6 +36,8 @@ pub(crate) struct Shim {
     /// Clients that came before the start.
     pub waiting: Vec<(OwnedFd, AttachRequest)>,
     pub execs: Execs,
+    /// Tells of children that have ended, where an external runtime leaves some to us.
+    pub children: Option<File>,
     pub state_dir: PathBuf,
     /// Nothing more is wanted of this shim.
     pub released: bool,
@@ -47,12 +53,12 @@ pub(crate) enum Container {
     /// What remains is taken back when nobody is served any more.
     Exited {
         record: ExitRecord,
-        remains: Option<Running>,
+        remains: Option<Held>,
     },
 }
 
 pub(crate) struct Alive {
-    pub running: Running,
+    pub running: Held,
     pub pid: i32,
     pub started_at: i64,
     pub paused: bool,
@@ -69,6 +75,7 @@ enum Owner {
     Control,
     Listener,
     Memory,
+    Children,
     Container(Slot),
     Exec(usize, Slot),
 }
@@ -83,6 +90,7 @@ impl Shim {
             session: None,
             waiting: Vec::new(),
             execs: Execs::default(),
+            children: None,
             state_dir: PathBuf::new(),
             released: false,
             dropped: 0,
@@ -142,6 +150,10 @@ impl Shim {
             owners.push(Owner::Memory);
             fds.push(PollFd::new(oom, PollFlags::IN));
         }
+        if let Some(children) = &self.children {
+            owners.push(Owner::Children);
+            fds.push(PollFd::new(children, PollFlags::IN));
+        }
         let mut deadlines = Vec::new();
         let mut add = |session: &'_ Session| deadlines.extend(session.deadline());
         if let Some(session) = &self.session {
@@ -177,6 +189,7 @@ impl Shim {
             Owner::Listener => self.accept(),
             Owner::Memory => self.short_of_memory(),
             Owner::Control => self.listen_to_daemon(),
+            Owner::Children => self.reap_children(),
             Owner::Container(slot) => {
                 self.scratch.reserve(CHUNK);
                 if let Some(session) = &mut self.session {
@@ -206,6 +219,21 @@ impl Shim {
         if kills > alive.oom_kills {
             alive.oom_kills = kills;
             self.tell(Event::OutOfMemory { kills });
+        }
+    }
+
+    /// Orphans of the container and of its runtime have no other parent to wait for them.
+    fn reap_children(&mut self) {
+        let Some(children) = &mut self.children else { return };
+        // One record is enough to hear of: the children themselves are asked.
+        while matches!(children.read(&mut [0; 128]), Ok(read) if read > 0) {}
+        while let Some(child) = process::ended_child() {
+            let pid = child.as_raw_nonzero().get();
+            let first = self.session.as_mut().filter(|session| session.pid == pid);
+            match first.or_else(|| self.execs.by_pid(pid)) {
+                Some(session) if !session.has_exited() => session.reap(),
+                _ => drop(waitid(WaitId::Pid(child), WaitIdOptions::EXITED)),
+            }
         }
     }
 

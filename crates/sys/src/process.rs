@@ -206,6 +206,19 @@ pub fn signal_fd(signals: &[i32]) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// A child that has ended and that nobody has waited for yet; it stays so.
+pub fn ended_child() -> Option<Pid> {
+    // SAFETY: an all-zero siginfo_t is valid, and it outlives the call.
+    let (result, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        (libc::waitid(libc::P_ALL, 0, &raw mut info, options), info)
+    };
+    // SAFETY: the kernel has filled in what waitid(2) fills in, or left the zeroes.
+    let pid = unsafe { info.si_pid() };
+    if result == 0 { Pid::from_raw(pid) } else { None }
+}
+
 /// Begins a session keyring of this process's own.
 pub fn new_session_keyring() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
