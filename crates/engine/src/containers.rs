@@ -429,7 +429,7 @@ impl Inner {
         spec::fill_host(&mut host, &self.settings);
         userns::check(&host, self.id_maps.is_some())?;
         plan::check_sysctls(&host)?;
-        plan::capabilities(&host)?;
+        self.filters.filter(&host, plan::capabilities(&host)?)?;
         let mode = match host.network_mode.as_str() {
             "host" => NetworkMode::Host,
             "none" => NetworkMode::None,

@@ -61,6 +61,10 @@ impl Engine {
         let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
         let uname = rustix::system::uname();
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+        let seccomp = match inner.settings.seccomp_profile.as_str() {
+            "" => "name=seccomp,profile=builtin".to_owned(),
+            named => format!("name=seccomp,profile={named}"),
+        };
         let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
         let runtime = wire::RuntimeWithStatus { path: "hoy".into(), ..Default::default() };
         wire::Info {
@@ -116,8 +120,8 @@ impl Engine {
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),
             security_options: list(match inner.id_maps {
-                Some(_) => &["name=seccomp,profile=builtin", "name=userns"],
-                None => &["name=seccomp,profile=builtin"],
+                Some(_) => &[&seccomp, "name=userns"],
+                None => &[&seccomp],
             }),
             cdi_spec_dirs: Some(Vec::new()),
             ..wire::Info::default()

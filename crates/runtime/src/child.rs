@@ -396,7 +396,8 @@ fn load_filter(plan: &ProcessPlan) -> Result<(), StartError> {
         .iter()
         .map(|i| seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect();
-    seccomp::load(&program).map_err(|error| StartError::system("load the seccomp filter", error))
+    seccomp::load(&program, plan.seccomp_flags)
+        .map_err(|error| StartError::system("load the seccomp filter", error))
 }
 
 /// Groups, user and capabilities: the bounding set first, while it can still be lowered.
