@@ -45,6 +45,35 @@ fn a_custom_profile_is_what_the_process_sees() {
     }
 }
 
+/// What Docker says that a profile needs at least, and what the C library does around `main`.
+#[test]
+fn a_list_of_what_is_allowed() {
+    let daemon = daemon();
+    let runtime = "capget capset chdir fchown futex getdents64 getpid getppid lstat openat prctl \
+                   setgid setgroups setuid stat execve";
+    let program = "arch_prctl brk exit_group getrandom mprotect prlimit64 readlink readlinkat \
+                   rseq set_robust_list set_tid_address write getuid getgid geteuid getegid \
+                   getgroups uname read close fstat newfstatat mmap munmap open lseek";
+    let names: Vec<String> =
+        runtime.split(' ').chain(program.split(' ')).map(|name| format!("{name:?}")).collect();
+    let text = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ERRNO", "archMap": [{{"architecture": "SCMP_ARCH_X86_64",
+             "subArchitectures": ["SCMP_ARCH_X86"]}}],
+             "syscalls": [{{"names": [{}], "action": "SCMP_ACT_ALLOW"}}]}}"#,
+        names.join(",")
+    );
+    let option = profile(&daemon, "list", &text);
+    for (user, says) in [("0", "uid=0(root) gid=0(root)"), ("33:44", "uid=33 gid=44")] {
+        for bits in [&[][..], &["--security-opt", "no-new-privileges"]] {
+            let args = ["run", "--rm", "-u", user, "--security-opt", &option];
+            let args = [&args, bits, &["busybox", "id"]].concat();
+            let output = daemon.hoy(&args).run();
+            let said = output.ok().replace("(www-data)", "");
+            assert!(said.starts_with(says), "{output:?}");
+        }
+    }
+}
+
 #[test]
 fn arguments_decide() {
     let daemon = daemon();

@@ -404,7 +404,7 @@ fn load_filter(plan: &ProcessPlan) -> Result<(), StartError> {
 fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartError> {
     use rustix::thread::{
         clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        set_thread_gid, set_thread_groups, set_thread_uid,
     };
     let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
     let have = rustix::thread::capabilities(None).map_err(failed("read the capabilities"))?;
@@ -423,10 +423,12 @@ fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartEr
     let groups: Vec<rustix::fs::Gid> =
         credentials.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
     set_thread_groups(&groups).map_err(failed("set the groups"))?;
+    // The calls that Docker's runtime makes, since a filter that is in force already may allow no
+    // others; with the capability, they set the real and the saved ids, too.
     let gid = rustix::fs::Gid::from_raw(credentials.gid);
-    set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
+    set_thread_gid(gid).map_err(failed("set the group"))?;
     let uid = rustix::fs::Uid::from_raw(credentials.uid);
-    set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))?;
+    set_thread_uid(uid).map_err(failed("set the user"))?;
     // Somebody else than root has none left: leaving uid 0 cleared them.
     let effective = if credentials.uid == 0 { granted } else { 0 };
     let sets = CapabilitySets {
