@@ -17,6 +17,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("iproute2", "/sbin/ip"),
+    ("libseccomp-dev", "/usr/include/seccomp.h"),
     ("nftables", "/usr/sbin/nft"),
     ("openssl", "/usr/bin/openssl"),
     ("perl-base", "/usr/bin/perl"),

@@ -466,12 +466,7 @@ fn security(flags: &Parsed) -> Result<(Vec<String>, bool)> {
         match (key, value) {
             ("systempaths", "unconfined") => unmasked = true,
             ("seccomp", path) if !matches!(path, "unconfined" | "builtin" | "") => {
-                let text = std::fs::read(path)
-                    .map_err(|e| format!("opening seccomp profile ({path}) failed: {e}"))?;
-                let profile: Value = serde_json::from_slice(&text).map_err(|e| {
-                    format!("compacting json for seccomp profile ({path}) failed: {e}")
-                })?;
-                all.push(format!("seccomp={profile}"));
+                all.push(format!("seccomp={}", seccomp_profile(path)?));
             }
             ("no-new-privileges", _) => all.push(option.clone()),
             (_, "") => return Err(format!("invalid --security-opt: \"{option}\"")),
@@ -479,6 +474,32 @@ fn security(flags: &Parsed) -> Result<(Vec<String>, bool)> {
         }
     }
     Ok((all, unmasked))
+}
+
+/// A profile's content: that is what the daemon gets, which may be on another machine.
+fn seccomp_profile(path: &str) -> Result<String> {
+    let text = std::fs::read(path).map_err(|error| {
+        let reason = error.to_string().to_lowercase();
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        format!("opening seccomp profile ({path}) failed: open {path}: {reason}")
+    })?;
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("compacting json for seccomp profile ({path}) failed: {error}")
+    };
+    let text = String::from_utf8(text).map_err(|error| failed(&error))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| failed(&error))?;
+    // Left out is nothing but space, so that the daemon judges what stands in the file.
+    let (mut quoted, mut escaped) = (false, false);
+    let keeps = |c: &char| {
+        let kept = quoted || !c.is_ascii_whitespace();
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            _ => {}
+        }
+        escaped = quoted && *c == '\\' && !escaped;
+        kept
+    };
+    Ok(text.chars().filter(keeps).collect())
 }
 
 fn device_weights(list: &[String]) -> Result<Vec<Value>> {

@@ -454,6 +454,14 @@ pub(crate) const KEYS: &[Key] = &[
         "Set no-new-privileges by default",
     ),
     key(
+        "seccomp-profile",
+        "",
+        "seccomp-profile",
+        Kind::Text,
+        set!(seccomp_profile, text),
+        "Default seccomp profile: a file, \"builtin\" or \"unconfined\"",
+    ),
+    key(
         "default-shm-size",
         "",
         "default-shm-size",
@@ -605,7 +613,6 @@ pub(crate) const KEYS: &[Key] = &[
     unavailable("node-generic-resource", "node-generic-resources", Kind::List),
     unavailable("resolv-conf", "resolv-conf", Kind::Text),
     unavailable("rootless", "rootless", Kind::Bool),
-    unavailable("seccomp-profile", "seccomp-profile", Kind::Text),
     unavailable("storage-opt", "storage-opts", Kind::List),
     unavailable("swarm-default-advertise-addr", "swarm-default-advertise-addr", Kind::Text),
     unavailable("swarm-raft-election-tick", "swarm-raft-election-tick", Kind::Number),

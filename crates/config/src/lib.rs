@@ -47,6 +47,8 @@ pub struct Settings {
     pub init: bool,
     pub init_path: Option<PathBuf>,
     pub no_new_privileges: bool,
+    /// A file, `builtin` or `unconfined`.
+    pub seccomp_profile: String,
     pub default_shm_size: u64,
     /// Soft and hard limit by name.
     pub default_ulimits: BTreeMap<String, (i64, i64)>,
@@ -106,6 +108,7 @@ impl Default for Settings {
             init: false,
             init_path: None,
             no_new_privileges: false,
+            seccomp_profile: "builtin".into(),
             default_shm_size: 64 << 20,
             default_ulimits: BTreeMap::new(),
             cgroup_parent: "hoy".into(),

@@ -437,7 +437,7 @@ impl Inner {
                 .hint("--userns=host has it in the host's"));
         }
         plan::check_sysctls(&host)?;
-        plan::capabilities(&host)?;
+        self.filters.filter(&host, plan::capabilities(&host)?)?;
         let mode = match host.network_mode.as_str() {
             "host" => NetworkMode::Host,
             "none" => NetworkMode::None,

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hoy_config::Settings;
 use hoy_images::{Images, RootfsTicket, Worker};
 use hoy_network::{Endpoint, EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
-use hoy_runtime::{BpfInstruction, ContainerPlan};
+use hoy_runtime::ContainerPlan;
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
 use hoy_types::{ContainerId, IdMaps, PortBinding, Timestamp};
@@ -22,6 +22,7 @@ use crate::files::{self, DnsOverrides};
 use crate::plan::{self, Facts};
 use crate::record::{BindKind, NetworkMode, Record};
 use crate::registry::Registry;
+use crate::seccomp::Filters;
 use crate::userns;
 
 pub(crate) const CONTAINER: &str = "container";
@@ -65,7 +66,7 @@ pub(crate) struct Inner {
     /// Names this installation.
     pub id: String,
     pub execs: Mutex<HashMap<String, ExecState>>,
-    filters: Mutex<HashMap<u64, Vec<BpfInstruction>>>,
+    pub filters: Filters,
     pub(crate) support: std::sync::OnceLock<hoy_cgroup::Support>,
     removals: mpsc::Sender<ContainerId>,
     pub stop: Mutex<Option<oneshot::Sender<()>>>,
@@ -77,10 +78,6 @@ fn endpoint_path(exec_root: &std::path::Path, id: &str) -> PathBuf {
 
 fn noted_endpoint(exec_root: &std::path::Path, id: &str) -> Option<Endpoint> {
     serde_json::from_slice(&std::fs::read(endpoint_path(exec_root, id)).ok()?).ok()
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine {
@@ -152,6 +149,7 @@ impl Inner {
     ) -> Result<(Self, Vec<Record>)> {
         let settings = parts.settings;
         let id_maps = userns::maps(&settings)?;
+        let filters = Filters::open(&settings.seccomp_profile)?;
         let store = Store::open(&settings.data_root).map_err(failed("open the data root"))?;
         hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
         let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
@@ -211,7 +209,7 @@ impl Inner {
             hello: parts.hello,
             id,
             execs: Mutex::default(),
-            filters: Mutex::default(),
+            filters,
             support: std::sync::OnceLock::new(),
             removals,
             stop: Mutex::new(Some(stop)),
@@ -359,13 +357,6 @@ impl Inner {
         format!("{right}{left}")
     }
 
-    /// The compiled filter for a capability set; made once.
-    pub fn filter(&self, capabilities: u64) -> Vec<BpfInstruction> {
-        let mut filters = locked(&self.filters);
-        let compile = || hoy_runtime::seccomp::default_program(capabilities);
-        filters.entry(capabilities).or_insert_with(compile).clone()
-    }
-
     /// The network of a container that is about to start. Blocks.
     pub fn make_network(&self, record: &Record) -> Result<Option<NetTicket>> {
         let error = |error: hoy_network::NetworkError| {
@@ -453,7 +444,8 @@ impl Inner {
             hostname,
             limits: self.limits(&record.host)?,
             devices: crate::devices::gather(&record.host)?,
-            seccomp: &|capabilities| self.filter(capabilities),
+            seccomp: &|host, capabilities| self.filters.filter(host, capabilities),
+            seccomp_rules: &|host, capabilities| self.filters.rules(host, capabilities),
             userns: self.userns(&record.host).cloned(),
         };
         Ok((plan::container(record, facts)?, ticket))

@@ -206,7 +206,7 @@ impl ExecSession {
     ) -> Result<std::result::Result<(), (String, i32)>> {
         let inner = &self.engine.inner;
         let record = self.handle.record();
-        let filter = |capabilities| inner.filter(capabilities);
+        let filter = |host: &_, capabilities| inner.filters.filter(host, capabilities);
         let process =
             plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
         let mut client: Option<OwnedFd> = None;

@@ -20,6 +20,7 @@ mod plan;
 mod record;
 mod refuse;
 mod registry;
+mod seccomp;
 mod shim_link;
 mod show;
 mod spec;

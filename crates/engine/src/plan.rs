@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use hoy_cgroup::{CgroupPlan, Limits};
 use hoy_config::Settings;
 use hoy_runtime::{
-    BpfInstruction, ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespaceMode,
-    NamespacePlan, NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
+    ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespaceMode, NamespacePlan,
+    NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
 };
 use hoy_types::{IdMaps, UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
@@ -14,6 +14,7 @@ use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 use crate::devices::Devices;
 use crate::error::{Error, Result};
 use crate::record::{BindKind, BindMount, NetworkMode, Record};
+use crate::seccomp::{RuleSource, Source};
 
 /// What the plan needs beside the record.
 pub(crate) struct Facts<'a> {
@@ -30,8 +31,10 @@ pub(crate) struct Facts<'a> {
     pub hostname: String,
     pub limits: Limits,
     pub devices: Devices,
-    /// The compiled filter for a capability set.
-    pub seccomp: &'a dyn Fn(u64) -> Vec<BpfInstruction>,
+    /// The compiled filter for a request and a capability set.
+    pub seccomp: Source<'a>,
+    /// The same as a document, for a runtime that compiles it itself.
+    pub seccomp_rules: RuleSource<'a>,
     /// The ids of its own user namespace.
     pub userns: Option<IdMaps>,
 }
@@ -96,12 +99,16 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
         writable_sys: host.privileged,
         init: wants_init.then_some(facts.init),
         userns: facts.userns,
-        external: external(record, facts.settings)?,
+        external: external(record, facts.settings, facts.seccomp_rules)?,
     })
 }
 
 /// The runtime that the container names, if it is another than the built-in one.
-fn external(record: &Record, settings: &Settings) -> Result<Option<ExternalPlan>> {
+fn external(
+    record: &Record,
+    settings: &Settings,
+    rules: RuleSource<'_>,
+) -> Result<Option<ExternalPlan>> {
     let host = &record.host;
     let name = host.runtime.as_str();
     let Some(runtime) = settings.runtimes.get(name) else {
@@ -111,8 +118,7 @@ fn external(record: &Record, settings: &Settings) -> Result<Option<ExternalPlan>
         // The settings have changed since it was created.
         return Err(Error::invalid(format!("unknown or invalid runtime name: {name}")));
     };
-    let capabilities = capabilities(host)?;
-    let seccomp = (!unconfined(host)).then(|| hoy_runtime::seccomp::default_rules(capabilities));
+    let seccomp = rules(host, capabilities(host)?)?;
     let seccomp = seccomp.map(|rules| serde_json::to_string(&rules)).transpose();
     Ok(Some(ExternalPlan {
         name: name.to_owned(),
@@ -215,14 +221,11 @@ fn cgroup_parent(asked: &str, default: &str) -> String {
     if parts.is_empty() { default.to_owned() } else { parts.join("/") }
 }
 
-fn process(
-    record: &Record,
-    settings: &Settings,
-    seccomp: &dyn Fn(u64) -> Vec<BpfInstruction>,
-) -> Result<ProcessPlan> {
+fn process(record: &Record, settings: &Settings, seccomp: Source<'_>) -> Result<ProcessPlan> {
     let config = &record.config;
     let host = &record.host;
     let capabilities = capabilities(host)?;
+    let filter = seccomp(host, capabilities)?;
     let rlimits = host.ulimits.iter().flatten().map(rlimit).collect::<Result<Vec<_>>>()?;
     Ok(ProcessPlan {
         args: record.command.clone(),
@@ -240,8 +243,9 @@ fn process(
         capabilities,
         no_new_privileges: no_new_privileges(host, settings),
         rlimits,
-        seccomp: if unconfined(host) { Vec::new() } else { seccomp(capabilities) },
+        seccomp: filter.program,
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj as i32),
+        seccomp_flags: filter.flags,
     })
 }
 
@@ -273,7 +277,7 @@ pub(crate) fn exec(
     request: &ExecConfig,
     console_size: Option<[u32; 2]>,
     settings: &Settings,
-    seccomp: &dyn Fn(u64) -> Vec<BpfInstruction>,
+    seccomp: Source<'_>,
 ) -> Result<ProcessPlan> {
     let mut plan = process(record, settings, seccomp)?;
     plan.args = request.cmd.clone().unwrap_or_default();
@@ -300,6 +304,7 @@ pub(crate) fn exec(
     if request.privileged {
         plan.capabilities = hoy_runtime::caps::all();
         plan.seccomp = Vec::new();
+        plan.seccomp_flags = 0;
     }
     plan.oom_score_adj = None;
     Ok(plan)
@@ -322,12 +327,6 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<u64> {
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     hoy_runtime::caps::parse_add_drop(&list(&host.cap_add), &list(&host.cap_drop), host.privileged)
         .map_err(|error| Error::invalid(error.to_string()))
-}
-
-fn unconfined(host: &HostConfig) -> bool {
-    let asked =
-        |option: &String| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined");
-    host.privileged || host.security_opt.iter().flatten().any(asked)
 }
 
 fn no_new_privileges(host: &HostConfig, settings: &Settings) -> bool {

@@ -61,6 +61,12 @@ impl Engine {
         let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
         let uname = rustix::system::uname();
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+        let profile = match inner.settings.seccomp_profile.as_str() {
+            "" => "builtin",
+            named => named,
+        };
+        let mut security = vec![format!("name=seccomp,profile={profile}")];
+        security.extend(inner.id_maps.is_some().then(|| "name=userns".to_owned()));
         let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
         wire::Info {
             id: inner.id.clone(),
@@ -114,10 +120,7 @@ impl Engine {
             swarm: wire::SwarmInfo { local_node_state: "inactive".into(), ..Default::default() },
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),
-            security_options: list(match inner.id_maps {
-                Some(_) => &["name=seccomp,profile=builtin", "name=userns"],
-                None => &["name=seccomp,profile=builtin"],
-            }),
+            security_options: Some(security),
             cdi_spec_dirs: Some(Vec::new()),
             ..wire::Info::default()
         }

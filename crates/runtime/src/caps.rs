@@ -48,6 +48,12 @@ const NAMES: [&str; 41] = [
 /// Docker's 14.
 pub const DEFAULT: u64 = 0xa804_25fb;
 
+/// The number of a capability by its name with `CAP_`.
+pub fn number(name: &str) -> Option<u32> {
+    let bare = name.strip_prefix("CAP_")?;
+    NAMES.iter().position(|known| *known == bare).and_then(|at| u32::try_from(at).ok())
+}
+
 /// Every capability that the kernel of today knows.
 pub const fn all() -> u64 {
     (1 << NAMES.len()) - 1

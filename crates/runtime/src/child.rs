@@ -418,14 +418,15 @@ fn load_filter(plan: &ProcessPlan) -> Result<(), StartError> {
         .iter()
         .map(|i| seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect();
-    seccomp::load(&program).map_err(|error| StartError::system("load the seccomp filter", error))
+    seccomp::load(&program, plan.seccomp_flags)
+        .map_err(|error| StartError::system("load the seccomp filter", error))
 }
 
 /// Groups, user and capabilities: the bounding set first, while it can still be lowered.
 fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartError> {
     use rustix::thread::{
         clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        set_thread_gid, set_thread_groups, set_thread_uid,
     };
     let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
     let have = rustix::thread::capabilities(None).map_err(failed("read the capabilities"))?;
@@ -446,10 +447,12 @@ fn identity(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), StartEr
     if !without(Protection::Groups) {
         set_thread_groups(&groups).map_err(failed("set the groups"))?;
     }
+    // The calls that Docker's runtime makes, since a filter that is in force already may allow no
+    // others; with the capability, they set the real and the saved ids, too.
     let gid = rustix::fs::Gid::from_raw(credentials.gid);
-    set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
+    set_thread_gid(gid).map_err(failed("set the group"))?;
     let uid = rustix::fs::Uid::from_raw(credentials.uid);
-    set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))?;
+    set_thread_uid(uid).map_err(failed("set the user"))?;
     // Somebody else than root has none left: leaving uid 0 cleared them.
     let effective = if credentials.uid == 0 { granted } else { 0 };
     let sets = CapabilitySets {

@@ -13,7 +13,6 @@ pub mod plan;
 mod prepare;
 mod rootfs;
 mod running;
-pub mod seccomp;
 mod tree;
 mod users;
 

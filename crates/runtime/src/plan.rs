@@ -113,6 +113,8 @@ pub struct ProcessPlan {
     /// A classic BPF program, compiled once per profile by the engine; empty for unconfined.
     pub seccomp: Vec<BpfInstruction>,
     pub oom_score_adj: Option<i32>,
+    /// SECCOMP_FILTER_FLAG_*.
+    pub seccomp_flags: u32,
 }
 
 /// One `setrlimit`. `resource` is the kernel's number (RLIMIT_*).

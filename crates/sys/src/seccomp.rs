@@ -15,7 +15,8 @@ pub struct Instruction {
 }
 
 /// Filters the system calls of this thread from now on. Needs CAP_SYS_ADMIN or no_new_privs.
-pub fn load(program: &[Instruction]) -> io::Result<()> {
+/// `flags` are SECCOMP_FILTER_FLAG_*.
+pub fn load(program: &[Instruction], flags: u32) -> io::Result<()> {
     let length = u16::try_from(program.len())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the filter is too long"))?;
     let program = libc::sock_fprog {
@@ -25,6 +26,16 @@ pub fn load(program: &[Instruction]) -> io::Result<()> {
     const SET_MODE_FILTER: libc::c_long = 1;
     // SAFETY: `Instruction` has the layout of sock_filter; the kernel copies and checks `len` of
     // them and writes nothing.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) })
-        .map(drop)
+    match check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SET_MODE_FILTER,
+            libc::c_ulong::from(flags),
+            &raw const program,
+        )
+    })? {
+        0 => Ok(()),
+        // With SECCOMP_FILTER_FLAG_TSYNC, a thread that has another filter.
+        thread => Err(io::Error::other(format!("thread {thread} has another filter"))),
+    }
 }

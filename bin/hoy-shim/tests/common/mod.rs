@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use hoy_cgroup::{Cgroup, CgroupPlan, Limits};
 use hoy_runtime::{
-    ContainerPlan, DevicePlan, ExecPlan, NamespaceMode, NamespacePlan, NetMode, ProcessPlan,
-    RootPlan, caps, seccomp,
+    BpfInstruction, ContainerPlan, DevicePlan, ExecPlan, NamespaceMode, NamespacePlan, NetMode,
+    ProcessPlan, RootPlan, caps,
 };
 use hoy_shim::client::{self, Connection, ShimProgram};
 use hoy_shim::message::{
@@ -192,6 +192,19 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
+fn docker_filter() -> Vec<BpfInstruction> {
+    let facts = hoy_seccomp::Facts {
+        capabilities: caps::DEFAULT,
+        machine: hoy_seccomp::Machine::current(),
+        kernel: hoy_seccomp::Version(6, 1),
+    };
+    let resolved = hoy_seccomp::builtin().resolve(&facts).unwrap();
+    let program = hoy_seccomp::compile(&resolved).unwrap();
+    let step =
+        |i: &hoy_seccomp::Instruction| BpfInstruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+    program.instructions.iter().map(step).collect()
+}
+
 fn process(script: &str) -> ProcessPlan {
     ProcessPlan {
         args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
@@ -204,8 +217,9 @@ fn process(script: &str) -> ProcessPlan {
         capabilities: caps::DEFAULT,
         no_new_privileges: false,
         rlimits: Vec::new(),
-        seccomp: seccomp::default_program(caps::DEFAULT),
+        seccomp: docker_filter(),
         oom_score_adj: None,
+        seccomp_flags: 0,
     }
 }
 
