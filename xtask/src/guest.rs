@@ -8,7 +8,6 @@ mod cpio;
 mod kernel;
 mod machine;
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -133,9 +132,6 @@ fn commands(request: &Request, tests: &[TestProgram]) -> String {
             test.name.clone(),
             content::test_path(test),
         ];
-        if !std::io::stdout().is_terminal() {
-            line.push("--color=never".to_owned());
-        }
         line.extend(request.rest.iter().cloned());
         let line: Vec<String> = line.iter().map(|word| quoted(word)).collect();
         out.push_str(&line.join(" "));

@@ -148,7 +148,7 @@ pub fn target_directory() -> PathBuf {
 
 /// Replaces a program by rename: a running one stays what it was.
 fn place(from: &Path, to: &Path) -> Result<()> {
-    let fresh = to.with_extension("new");
+    let fresh = to.with_extension(format!("new-{}", std::process::id()));
     std::fs::copy(from, &fresh)
         .with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
     std::fs::rename(&fresh, to).with_context(|| format!("rename {}", to.display()))

@@ -1,6 +1,7 @@
 //! What the guest holds: programs of this machine's packages, ours, the tests and their images.
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -131,9 +132,11 @@ pub fn write(
 
 /// What the tests are told by variables, as the lines of a shell.
 pub fn environment() -> String {
+    // Test programs are no less on a terminal there when what they say goes into a file here.
+    let plain = if std::io::stdout().is_terminal() { "" } else { "export TERM=dumb\n" };
     format!(
         "export HOY_GUEST=1 HOY_PROGRAMS=/hoy/programs HOY_WORKSPACE={WORKSPACE} \
-         CARGO_TARGET_DIR=/hoy/target\n"
+         CARGO_TARGET_DIR=/hoy/target\n{plain}"
     )
 }
 
