@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hoy_e2e::{daemon, written};
-use hoy_testkit::{Daemon, Run};
+use hoy_testkit::{Daemon, Run, wait_until};
 
 /// A loop device over a sparse file.
 struct Loop {
@@ -15,7 +15,17 @@ impl Loop {
     fn new(daemon: &Daemon, name: &str) -> Self {
         let file = daemon.path(name).display().to_string();
         Run::new("truncate").args(["-s", "64M", &file]).run().ok();
-        let shown = Run::new("losetup").args(["--find", "--show", "--direct-io=on", &file]).run();
+        Self::over(&file)
+    }
+
+    /// One on which readers wait for the disk and not for the processor: the guest has a slow disk
+    /// for that.
+    fn waited_for(daemon: &Daemon, name: &str) -> Self {
+        if hoy_testkit::in_guest() { Self::over("/dev/vdb") } else { Self::new(daemon, name) }
+    }
+
+    fn over(file: &str) -> Self {
+        let shown = Run::new("losetup").args(["--find", "--show", "--direct-io=on", file]).run();
         Self { path: shown.ok().trim().into() }
     }
 
@@ -31,8 +41,12 @@ impl Loop {
     }
 
     fn scheduler(&self, name: &str) {
+        self.queue("scheduler", name);
+    }
+
+    fn queue(&self, file: &str, value: &str) {
         let own = self.path.file_name().expect("name").to_string_lossy().into_owned();
-        std::fs::write(format!("/sys/block/{own}/queue/scheduler"), name).expect("scheduler");
+        std::fs::write(format!("/sys/block/{own}/queue/{file}"), value).expect(file);
     }
 }
 
@@ -103,26 +117,36 @@ fn twice_the_operations_in_half_the_time() {
 #[test]
 fn weight_counts_where_two_want_one_disk() {
     let daemon = daemon();
-    let disk = Loop::new(&daemon, "disk");
+    let disk = Loop::waited_for(&daemon, "disk");
     disk.scheduler("bfq");
+    // Who has just begun is given more than its weight otherwise.
+    disk.queue("iosched/low_latency", "0");
+    // And who takes its time between two requests, as all do on an emulated processor, loses its
+    // turn otherwise.
+    disk.queue("iosched/slice_idle", "100");
     let device = format!("{}:/dev/disk", disk.name());
-    let script = "n=0; end=$(($(date +%s) + 6)); while [ $(date +%s) -lt $end ]; do \
-                  dd if=/dev/disk of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; \
-                  n=$((n+1)); done; echo $n";
-    let begin = |name: &str, weight: &str| {
-        let args = ["run", "--name", name, "--blkio-weight", weight, "--device", &device];
-        daemon.docker(&args).args(["busybox", "sh", "-c", script]).spawn()
-    };
-    let (heavy, light) = (begin("heavy", "1000"), begin("light", "100"));
-    let count = |child: std::process::Child| {
-        let output = child.wait_with_output().expect("wait");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().expect("count")
-    };
-    let (heavy, light) = (count(heavy), count(light));
-    assert!(heavy > 1.3 * light, "{heavy} against {light}");
+    let script = "while :; do dd if=/dev/disk of=/dev/null bs=64k iflag=direct 2>/dev/null; done";
     for (name, weight) in [("heavy", "1000"), ("light", "100")] {
-        daemon.docker(&["start", name]).run().ok();
+        idle(&daemon, name, &["--blkio-weight", weight, "--device", &device]);
+        daemon.docker(&["exec", "-d", name, "sh", "-c", script]).run().ok();
+    }
+    // `7:0 Read 4096` or `7:0 rbytes=4096`, once there is anything to tell.
+    let read = |name: &str| {
+        let text = written(&daemon, name, "blkio", "blkio.bfq.io_service_bytes", "io.stat");
+        let lines = text.lines().filter_map(|line| line.strip_prefix(&disk.numbers()));
+        let number = |line: &str| {
+            let line = line.trim();
+            let rest = line.strip_prefix("Read ").or_else(|| line.strip_prefix("rbytes="))?;
+            rest.split(' ').next()?.parse::<u64>().ok()
+        };
+        lines.filter_map(number).sum::<u64>()
+    };
+    wait_until("both read", || read("heavy") > 0 && read("light") > 0);
+    let before = (read("heavy"), read("light"));
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let (heavy, light) = (read("heavy") - before.0, read("light") - before.1);
+    assert!(heavy as f64 > 1.3 * light as f64, "{heavy} against {light}");
+    for (name, weight) in [("heavy", "1000"), ("light", "100")] {
         let text = written(&daemon, name, "blkio", "blkio.bfq.weight", "io.bfq.weight");
         assert_eq!(text.trim_start_matches("default "), weight);
     }
