@@ -53,7 +53,7 @@ fn a_list_of_what_is_allowed() {
                    setgid setgroups setuid stat execve";
     let program = "arch_prctl brk exit_group getrandom mprotect prlimit64 readlink readlinkat \
                    rseq set_robust_list set_tid_address write getuid getgid geteuid getegid \
-                   getgroups uname read close fstat newfstatat mmap munmap open lseek";
+                   access getgroups ioctl pread64 writev uname read close fstat newfstatat mmap munmap open lseek";
     let names: Vec<String> =
         runtime.split(' ').chain(program.split(' ')).map(|name| format!("{name:?}")).collect();
     let text = format!(

@@ -135,8 +135,11 @@ pub(crate) fn report(channel: &OwnedFd, error: &StartError) -> i32 {
     };
     let mut message = vec![FAILED, reason];
     message.extend(error.message.bytes().take(4000));
-    // If the parent is gone there is nobody to tell.
-    let _ = hoy_sys::socket::send(channel.as_fd(), &message, &[]);
+    // If the parent is gone there is nobody to tell. A filter that is in force already leaves one
+    // of both more often than a certain one.
+    if rustix::io::write(channel, &message).is_err() {
+        let _ = hoy_sys::socket::send(channel.as_fd(), &message, &[]);
+    }
     255
 }
 
@@ -288,6 +291,11 @@ fn program(
     let environment = environment(plan, &credentials.home)?;
     let arguments = strings(&plan.args)?;
     let candidates = candidates(plan)?;
+    // Nothing is opened from here on, and a filter may not know this call.
+    if !without(Protection::ClosedDescriptors) {
+        process::close_on_exec_from(3)
+            .map_err(|error| StartError::system("close descriptors", error))?;
+    }
     if !plan.no_new_privileges {
         load_filter(plan)?;
     }
@@ -295,10 +303,6 @@ fn program(
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         load_filter(plan)?;
-    }
-    if !without(Protection::ClosedDescriptors) {
-        process::close_on_exec_from(3)
-            .map_err(|error| StartError::system("close descriptors", error))?;
     }
     Err(execute(&candidates, &arguments, &environment, plan, role))
 }

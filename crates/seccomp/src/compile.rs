@@ -65,7 +65,7 @@ pub fn compile(resolved: &Resolved<'_>) -> Result<Program, CompileError> {
     order.push(native);
     for arch in order {
         let ranges = ranges(resolved, arch)?;
-        let tree = tree(&mut assembler, &ranges);
+        let tree = tree(&mut assembler, &units(&ranges));
         let numbers = assembler.load(NUMBER, tree);
         entry = assembler.branch(Test::Equal, arch, numbers, entry);
     }
@@ -290,18 +290,58 @@ fn ranges(resolved: &Resolved<'_>, arch: u32) -> Result<Vec<(u32, Verdict)>, Com
     Ok(ranges)
 }
 
-fn tree(assembler: &mut Assembler, ranges: &[(u32, Verdict)]) -> Label {
-    match ranges {
+/// A range with single numbers in it that have other verdicts.
+struct Unit<'a> {
+    start: u32,
+    verdict: &'a Verdict,
+    exceptions: Vec<(u32, &'a Verdict)>,
+}
+
+/// An exception costs one step here, and two as a range of its own: that is most of them.
+fn units(ranges: &[(u32, Verdict)]) -> Vec<Unit<'_>> {
+    const EXCEPTIONS: usize = 3;
+    let mut out = Vec::new();
+    let mut rest = ranges;
+    while let [(start, verdict), after @ ..] = rest {
+        let mut exceptions = Vec::new();
+        rest = after;
+        while let [(single, other), (next, same), after @ ..] = rest
+            && exceptions.len() < EXCEPTIONS
+            && single.checked_add(1) == Some(*next)
+            && same == verdict
+        {
+            exceptions.push((*single, other));
+            rest = after;
+        }
+        out.push(Unit { start: *start, verdict, exceptions });
+    }
+    out
+}
+
+fn tree(assembler: &mut Assembler, units: &[Unit<'_>]) -> Label {
+    match units {
         [] => assembler.answer(OTHER_INTERFACE.code()),
-        [(_, Verdict::Answer(code))] => assembler.answer(*code),
-        [(_, Verdict::ByArguments(list))] => by_arguments(assembler, list),
+        [unit] => {
+            let otherwise = leaf(assembler, unit.verdict);
+            unit.exceptions.iter().rev().fold(otherwise, |no, (number, verdict)| {
+                let yes = leaf(assembler, verdict);
+                assembler.branch(Test::Equal, *number, yes, no)
+            })
+        }
         _ => {
-            let (left, right) = ranges.split_at(ranges.len() / 2);
-            let middle = right[0].0;
+            let (left, right) = units.split_at(units.len() / 2);
+            let middle = right[0].start;
             let right = tree(assembler, right);
             let left = tree(assembler, left);
             assembler.branch(Test::GreaterOrEqual, middle, right, left)
         }
+    }
+}
+
+fn leaf(assembler: &mut Assembler, verdict: &Verdict) -> Label {
+    match verdict {
+        Verdict::Answer(code) => assembler.answer(*code),
+        Verdict::ByArguments(list) => by_arguments(assembler, list),
     }
 }
 

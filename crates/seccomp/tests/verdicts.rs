@@ -86,7 +86,7 @@ fn the_default_is_small_and_shallow() {
         let length = program.instructions.len();
         let (deep, compat) = (deepest(X86_64, 0..512), deepest(I386, 0..512));
         println!("{capabilities:#x}: {length} instructions, depth {deep}, i386 {compat}");
-        assert!(length < 400 && deep < 24 && compat < 24, "{length} {deep} {compat}");
+        assert!(length < 300 && deep < 20 && compat < 20, "{length} {deep} {compat}");
     }
 }
 
