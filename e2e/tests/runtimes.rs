@@ -141,6 +141,10 @@ fn what_the_process_is_given() {
     let volume = daemon.path("volume");
     std::fs::create_dir(&volume).unwrap();
     std::fs::write(volume.join("file"), "from the host\n").unwrap();
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"],
+        "action": "SCMP_ACT_ERRNO", "errnoRet": 5}]}"#;
+    std::fs::write(volume.join("profile"), profile).unwrap();
+    let profile = format!("--security-opt=seccomp={}", volume.join("profile").display());
     let bind = format!("{}:/data", volume.display());
     let readonly = format!("{}:/ro:ro", volume.display());
     for runtime in RUNTIMES {
@@ -162,6 +166,8 @@ fn what_the_process_is_given() {
             assert_eq!(o(&args), built_in, "{runtime} {options:?}");
         }
         assert!(o(&["busybox", "sh", "-c", line]).contains("Seccomp:\t2"));
+        let own = run(&daemon, runtime, &[&profile, "busybox", "mkdir", "/tmp/x"]);
+        assert!(own.code == Some(1) && own.stderr.contains("put/output error"), "{own:?}");
         let refused = run(&daemon, runtime, &["busybox", "unshare", "-U", "true"]);
         assert!(refused.code != Some(0), "{runtime}");
         run(&daemon, runtime, &["--security-opt=seccomp=unconfined", "busybox", "true"]).ok();

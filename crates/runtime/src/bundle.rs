@@ -421,6 +421,7 @@ mod tests {
                 no_new_privileges: true,
                 rlimits: vec![crate::plan::Rlimit { resource: 7, soft: 1, hard: 2 }],
                 seccomp: Vec::new(),
+                seccomp_flags: 0,
                 oom_score_adj: Some(5),
             },
             mounts: vec![MountPlan {

@@ -93,7 +93,7 @@ pub fn prepare_external(
     }
     let facts = Facts {
         root: place.join("rootfs").display().to_string(),
-        network: bundle._network.as_ref().map(|netns| own_descriptor(netns)),
+        network: bundle._network.as_ref().map(own_descriptor),
         credentials: &credentials,
         capabilities,
         sources: paths,

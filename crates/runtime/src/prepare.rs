@@ -92,10 +92,10 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
         host_devices(Path::new("/dev"), "", &mut devices, 0);
     }
     let mut host_ipc = Vec::new();
-    if plan.namespaces.ipc == NamespaceMode::Host {
-        if let Ok(mount) = clone_tree(Path::new("/dev/shm"), true) {
-            host_ipc.push(("shm", mount));
-        }
+    if plan.namespaces.ipc == NamespaceMode::Host
+        && let Ok(mount) = clone_tree(Path::new("/dev/shm"), true)
+    {
+        host_ipc.push(("shm", mount));
     }
     // Last, since it is the one thing here that does not go away by itself.
     let cgroup = Cgroup::create(&plan.cgroup)
