@@ -74,7 +74,8 @@ pub fn race(side: &Side) -> Verdict {
 
 /// CVE-2021-43816, CVE-2025-24965: links where the engine's own files are put.
 pub fn engine_files(side: &Side) -> Verdict {
-    for place in ["etc", "etc/hosts", "etc/resolv.conf", "etc/hostname"] {
+    let places = ["etc", "etc/hosts", "etc/resolv.conf", "etc/hostname", "etc/mtab", ".dockerenv"];
+    for place in places {
         for (kind, to) in [("abs", side.canary()), ("rel", side.climbing())] {
             let name = format!("{kind}-{}", place.replace(['/', '.'], "-"));
             // A file that is not there yet would be made.
