@@ -231,9 +231,7 @@ impl Hierarchy {
 
     /// Waits until systemd has removed what it has made.
     pub(crate) fn await_systemd(&self, path: &str) {
-        if self.is_systemds() {
-            crate::systemd::await_end(&self.root.join(path));
-        }
+        crate::systemd::await_end(&self.root.join(path));
     }
 
     /// Where systemd does not keep its slices, they are ours: those that are empty go.

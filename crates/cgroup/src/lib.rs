@@ -417,7 +417,10 @@ impl Cgroup {
         drop(self.holder.take());
         if let Some(unit) = &self.unit {
             systemd::stop(unit);
-            for member in &self.members {
+            // The one it keeps its tree in; what it leaves in others is removed below.
+            let named = self.members.iter().find(|member| member.hierarchy.has(hierarchy::SYSTEMD));
+            let v2 = || self.members.iter().find(|member| member.hierarchy.unified);
+            if let Some(member) = named.or_else(v2) {
                 member.hierarchy.await_systemd(&self.path);
             }
         }
