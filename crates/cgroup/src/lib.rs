@@ -461,6 +461,9 @@ pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
 pub fn remove_everywhere(plan: &CgroupPlan) -> Result<(), CgroupError> {
     let hierarchies = Hierarchies::of_this_machine()?;
     let path = path_of(plan, &hierarchies)?;
+    if let Some(unit) = unit_of(plan) {
+        systemd::stop(&unit);
+    }
     for hierarchy in hierarchies.all() {
         hierarchy.remove(&path);
     }

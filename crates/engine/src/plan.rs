@@ -120,10 +120,14 @@ fn external(
     };
     let seccomp = rules(host, capabilities(host)?)?;
     let seccomp = seccomp.map(|rules| serde_json::to_string(&rules)).transpose();
+    let mut args = runtime.args.clone();
+    if driver(settings) == Driver::Systemd {
+        args.push("--systemd-cgroup".to_owned());
+    }
     Ok(Some(ExternalPlan {
         name: name.to_owned(),
         path: runtime.path.clone(),
-        args: runtime.args.clone(),
+        args,
         place: hoy_shim::external::place(&settings.exec_root, record.key()),
         seccomp: seccomp.map_err(crate::error::failed("write down the seccomp profile"))?,
         annotations: host.annotations.clone().into_iter().collect(),
