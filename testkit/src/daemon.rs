@@ -127,6 +127,7 @@ impl Daemon {
             .arg("--host")
             .arg(self.host())
             .arg("--config-file=/dev/null")
+            .arg("--exec-opt=native.cgroupdriver=cgroupfs")
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

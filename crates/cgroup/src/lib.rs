@@ -4,23 +4,26 @@
 //! have both. On v1 a process joins by writing `0` into each `tasks` file itself: writing another
 //! process's id takes a lock that waits for RCU (10 ms). On v2 it is born in its cgroup.
 
+mod dbus;
 mod devices;
 mod hierarchy;
 mod limits;
 mod oom;
 mod support;
+pub mod systemd;
 mod v2devices;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use limits::{Setting, Version};
 
+pub use dbus::BusError;
 pub use hierarchy::{Hierarchies, Hierarchy};
 pub use limits::{BlockLimits, Bound, Limits, PerDevice, Realtime, cpu_weight};
 pub use oom::OomWatch;
@@ -30,12 +33,23 @@ pub use support::Support;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CgroupPlan {
     /// Below the root of every hierarchy: `hoy` or what `--cgroup-parent` says. Relative, no `..`.
+    /// For systemd the name of a slice.
     pub parent: String,
     /// The container's own directory below it.
     pub name: String,
     pub limits: Limits,
     /// The devices that the container may use; `None` allows all (privileged).
     pub devices: Option<Vec<DeviceRule>>,
+    pub driver: Driver,
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Driver {
+    #[default]
+    Cgroupfs,
+    /// The init system, as a scope.
+    Systemd,
 }
 
 /// One line of the device allow list.
@@ -57,6 +71,8 @@ pub enum CgroupError {
     Io { operation: &'static str, path: String, source: io::Error },
     #[error("set the {limit} of cgroup {path} to {value}: {source}")]
     Limit { limit: &'static str, value: String, path: String, source: io::Error },
+    #[error("{operation} {unit}: {source}")]
+    Systemd { operation: &'static str, unit: String, source: BusError },
     #[error("this kernel has no {0} for cgroups")]
     Missing(&'static str),
     #[error("invalid cgroup name {0:?}")]
@@ -70,6 +86,9 @@ pub enum CgroupError {
 pub struct Cgroup {
     path: String,
     members: Vec<Member>,
+    /// Its name, if it is one of systemd's scopes.
+    unit: Option<String>,
+    holder: Option<systemd::Holder>,
 }
 
 /// Its directory in one of them.
@@ -83,10 +102,27 @@ impl Cgroup {
     /// Makes the directories and sets the limits. On failure nothing of it remains.
     pub fn create(plan: &CgroupPlan) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::of_this_machine()?;
-        let path = path_of(plan)?;
-        let mut cgroup = Self { path: path.clone(), members: Vec::new() };
+        let path = path_of(plan, &hierarchies)?;
+        let mut cgroup =
+            Self { path: path.clone(), members: Vec::new(), unit: unit_of(plan), holder: None };
+        if cgroup.unit.is_some() {
+            match systemd::start(plan, &hierarchies) {
+                Ok(holder) => cgroup.holder = Some(holder),
+                Err(error) => {
+                    cgroup.remove();
+                    return Err(error);
+                }
+            }
+        }
         for hierarchy in hierarchies.used() {
-            match hierarchy.make(&path) {
+            let made = match (&cgroup.holder, hierarchies.unified()) {
+                // There it is, with all controllers: delegated.
+                (Some(_), true) => hierarchy
+                    .open(&path)
+                    .and_then(|found| found.ok_or_else(|| CgroupError::Name(path.clone()))),
+                _ => hierarchy.make(&path),
+            };
+            match made {
                 Ok(directory) => {
                     cgroup.members.push(Member { hierarchy: hierarchy.clone(), directory });
                 }
@@ -105,28 +141,46 @@ impl Cgroup {
 
     /// Finds a cgroup that exists already, in whatever hierarchies it is left.
     pub fn open(plan: &CgroupPlan) -> Result<Option<Self>, CgroupError> {
-        let path = path_of(plan)?;
+        let hierarchies = Hierarchies::of_this_machine()?;
+        let path = path_of(plan, &hierarchies)?;
         let mut members = Vec::new();
-        for hierarchy in Hierarchies::of_this_machine()?.used() {
+        for hierarchy in hierarchies.used() {
             if let Some(directory) = hierarchy.open(&path)? {
                 members.push(Member { hierarchy: hierarchy.clone(), directory });
             }
         }
-        Ok((!members.is_empty()).then_some(Self { path, members }))
+        let unit = unit_of(plan);
+        Ok((!members.is_empty()).then_some(Self { path, members, unit, holder: None }))
     }
 
     fn limit(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
         self.give_parents_realtime(plan)?;
-        self.update(&plan.limits)?;
+        self.write_limits(&plan.limits)?;
         match &plan.devices {
             Some(rules) => devices::allow_only(self, rules),
             None => Ok(()),
         }
     }
 
-    /// Sets limits, of a running container too. What is refused is tried once more after the
-    /// others: whether memory or memory with swap must be raised first depends on what was.
+    /// Sets limits of a running container.
     pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(unit) = &self.unit {
+            systemd::update(unit, limits, |controller| self.version(controller))?;
+        }
+        self.write_limits(limits)
+    }
+
+    /// To be said by the container's first process once it is in its cgroup, which until then
+    /// somebody else may have to keep.
+    pub fn inhabited(&self) {
+        if let Some(holder) = &self.holder {
+            holder.let_go();
+        }
+    }
+
+    /// What is refused is tried once more after the
+    /// others: whether memory or memory with swap must be raised first depends on what was.
+    fn write_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
         let mut refused = Vec::new();
         for setting in limits::settings(limits, |controller| self.version(controller)) {
             match self.apply(&setting) {
@@ -144,9 +198,8 @@ impl Cgroup {
     fn version(&self, controller: &str) -> Version {
         match self.find(controller) {
             Some(member) if member.hierarchy.unified => Version::V2,
-            Some(_) => Version::V1,
-            None if self.unified().is_some() => Version::V2,
-            None => Version::V1,
+            None if self.members.iter().all(|member| member.hierarchy.unified) => Version::V2,
+            _ => Version::V1,
         }
     }
 
@@ -187,13 +240,14 @@ impl Cgroup {
         let mut path = String::new();
         for part in plan.parent.trim_matches('/').split('/') {
             path = format!("{path}/{part}").trim_start_matches('/').to_owned();
-            let mut parent = Self { path: path.clone(), members: Vec::new() };
+            let members = Vec::new();
+            let mut parent = Self { path: path.clone(), members, unit: None, holder: None };
             for hierarchy in hierarchies.used().filter(|hierarchy| hierarchy.has("cpu")) {
                 if let Some(directory) = hierarchy.open(&path)? {
                     parent.members.push(Member { hierarchy: hierarchy.clone(), directory });
                 }
             }
-            parent.update(&given)?;
+            parent.write_limits(&given)?;
         }
         Ok(())
     }
@@ -237,10 +291,28 @@ impl Cgroup {
         CgroupError::Io { operation, path: path.to_owned(), source }
     }
 
-    /// The directory to be born in (CLONE_INTO_CGROUP), where v2 counts.
+    /// The directory to be born in (CLONE_INTO_CGROUP), where there is v2.
     pub fn unified(&self) -> Option<BorrowedFd<'_>> {
         let unified = self.members.iter().find(|member| member.hierarchy.unified);
         unified.map(|member| member.directory.as_fd())
+    }
+
+    /// The same for a further process. Where the container has handed controllers down itself, as
+    /// an init system or an engine in it does, no process can be in its own directory: then it is
+    /// the one where its first process is.
+    pub fn unified_of(&self, first: i32) -> Option<OwnedFd> {
+        let member = self.members.iter().find(|member| member.hierarchy.unified)?;
+        let text = read_file(member.directory.as_fd(), "cgroup.subtree_control");
+        if text.is_ok_and(|text| !text.trim().is_empty()) {
+            let text = std::fs::read_to_string(format!("/proc/{first}/cgroup")).ok()?;
+            let path = member.hierarchy.below(member.hierarchy.of_process(&text)?)?;
+            let leaf = path.strip_prefix(&self.path)?.strip_prefix('/')?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let empty = Mode::empty();
+            return rustix::fs::openat2(&member.directory, leaf, flags, empty, resolve).ok();
+        }
+        member.directory.try_clone().ok()
     }
 
     /// Opens what a process must write `0` to in order to join the v1 hierarchies.
@@ -261,11 +333,15 @@ impl Cgroup {
         })
     }
 
-    /// Every process in it.
+    /// Every process in it and in what it has made below, in whichever hierarchy it still is.
     pub fn processes(&self) -> Vec<i32> {
-        let Some(member) = self.members.first() else { return Vec::new() };
-        let text = read_file(member.directory.as_fd(), "cgroup.procs").unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let mut out = Vec::new();
+        for member in &self.members {
+            hierarchy::processes(member.directory.as_fd(), &mut out);
+        }
+        out.sort_unstable();
+        out.dedup();
+        out
     }
 
     /// SIGKILL to every process in it, until none is left or the deadline is reached.
@@ -337,10 +413,33 @@ impl Cgroup {
     }
 
     /// Removes the directories; one that is still busy is tried again for a short while.
-    pub fn remove(self) {
+    pub fn remove(mut self) {
+        drop(self.holder.take());
+        if let Some(unit) = &self.unit {
+            systemd::stop(unit);
+            // The one it keeps its tree in; what it leaves in others is removed below.
+            let named = self.members.iter().find(|member| member.hierarchy.has(hierarchy::SYSTEMD));
+            let v2 = || self.members.iter().find(|member| member.hierarchy.unified);
+            if let Some(member) = named.or_else(v2) {
+                member.hierarchy.await_systemd(&self.path);
+            }
+        }
         for member in &self.members {
             member.hierarchy.remove(&self.path);
+            if self.unit.is_some() {
+                member.hierarchy.remove_slices(&self.path);
+            }
         }
+    }
+}
+
+/// To be done by a daemon at its start: see [`Hierarchy`]. Where cgroups are the machine's own, or
+/// of v1, there is nothing to do.
+pub fn make_room() -> Result<(), CgroupError> {
+    let hierarchies = Hierarchies::of_this_machine()?;
+    match hierarchies.v2() {
+        Some(v2) if hierarchies.unified() => v2.vacate("init"),
+        _ => Ok(()),
     }
 }
 
@@ -360,14 +459,25 @@ pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
 /// Removes a container's directories in every hierarchy, also where hoy itself makes none: another
 /// runtime does.
 pub fn remove_everywhere(plan: &CgroupPlan) -> Result<(), CgroupError> {
-    let path = path_of(plan)?;
-    for hierarchy in Hierarchies::of_this_machine()?.all() {
+    let hierarchies = Hierarchies::of_this_machine()?;
+    let path = path_of(plan, &hierarchies)?;
+    if let Some(unit) = unit_of(plan) {
+        systemd::stop(&unit);
+    }
+    for hierarchy in hierarchies.all() {
         hierarchy.remove(&path);
     }
     Ok(())
 }
 
-fn path_of(plan: &CgroupPlan) -> Result<String, CgroupError> {
+fn unit_of(plan: &CgroupPlan) -> Option<String> {
+    (plan.driver == Driver::Systemd).then(|| systemd::unit(plan))
+}
+
+fn path_of(plan: &CgroupPlan, hierarchies: &Hierarchies) -> Result<String, CgroupError> {
+    if plan.driver == Driver::Systemd {
+        return systemd::path(plan, hierarchies);
+    }
     let path = format!("{}/{}", plan.parent.trim_matches('/'), plan.name);
     let bad = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
     if path.trim_start_matches('/').split('/').any(bad) {

@@ -166,7 +166,7 @@ fn memory_v2(limits: &Limits, out: &mut Vec<Setting>) {
 }
 
 /// Here swap is counted alone.
-fn swap_v2(limits: &Limits) -> Option<Bound> {
+pub(crate) fn swap_v2(limits: &Limits) -> Option<Bound> {
     match (limits.memory, limits.memory_swap) {
         (_, Some(Bound::Unlimited)) | (Some(Bound::Unlimited), None) => Some(Bound::Unlimited),
         (Some(Bound::At(memory)), Some(Bound::At(both))) => {

@@ -1,6 +1,6 @@
 //! Which limits this kernel has, found out once from a cgroup made for it.
 
-use crate::{Cgroup, CgroupError, CgroupPlan, Hierarchies, read_file};
+use crate::{Cgroup, CgroupError, CgroupPlan, Driver, Hierarchies, read_file};
 
 /// What can be limited here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,10 +25,15 @@ pub struct Support {
 }
 
 impl Support {
-    /// Makes a cgroup below the parent, looks at its files and removes it.
-    pub fn probe(parent: &str) -> Result<Self, CgroupError> {
-        let name = format!("probe-{}", std::process::id());
-        let plan = CgroupPlan { parent: parent.to_owned(), name, ..CgroupPlan::default() };
+    /// Makes a cgroup below the parent, looks at its files and removes it. One beside systemd's
+    /// slices, where those are the parents: a scope needs a process, and this one is no container.
+    pub fn probe(parent: &str, driver: Driver) -> Result<Self, CgroupError> {
+        let mut parent = parent.to_owned();
+        if driver == Driver::Systemd {
+            parent = crate::systemd::base(&Hierarchies::of_this_machine()?);
+        }
+        let name = format!("hoy-probe-{}", std::process::id());
+        let plan = CgroupPlan { parent, name, ..CgroupPlan::default() };
         let cgroup = Cgroup::create(&plan)?;
         let found = Self::of(&cgroup);
         cgroup.remove();

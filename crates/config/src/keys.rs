@@ -1,6 +1,6 @@
 //! Every setting that dockerd knows, and what hoy does with it.
 
-use crate::{BUILT_IN_RUNTIMES, Runtime, Settings};
+use crate::{BUILT_IN_RUNTIMES, CgroupDriver, Runtime, Settings};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -162,6 +162,18 @@ fn cgroup_parent(text: &str) -> Result<String, String> {
         return Err("want a path without ..".into());
     }
     Ok(relative.to_owned())
+}
+
+fn exec_option(settings: &mut Settings, text: &str) -> Result<(), String> {
+    settings.cgroup_driver = match pair(text)? {
+        (name, driver) if name == "native.cgroupdriver" => match driver.as_str() {
+            "cgroupfs" => Some(CgroupDriver::Cgroupfs),
+            "systemd" => Some(CgroupDriver::Systemd),
+            _ => return Err("want cgroupfs or systemd".into()),
+        },
+        _ => return Err("hoy only has native.cgroupdriver".into()),
+    };
+    Ok(())
 }
 
 fn default_address_pool(_: &mut Settings, _: &str) -> Result<(), String> {
@@ -525,8 +537,8 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "exec-opts",
         Kind::List,
-        Effect::Only(&["native.cgroupdriver=cgroupfs"]),
-        "Options of the runtime",
+        Effect::Set(exec_option),
+        "Options of the runtime: native.cgroupdriver=cgroupfs or =systemd",
     ),
     key(
         "storage-driver",

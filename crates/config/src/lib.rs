@@ -52,7 +52,10 @@ pub struct Settings {
     pub default_shm_size: u64,
     /// Soft and hard limit by name.
     pub default_ulimits: BTreeMap<String, (i64, i64)>,
+    /// Empty: what the driver's default is.
     pub cgroup_parent: String,
+    /// Nothing said: systemd where it alone may change cgroups, else cgroupfs.
+    pub cgroup_driver: Option<CgroupDriver>,
     /// Microseconds of real-time time that the parents of containers get, of each period.
     pub cpu_rt_runtime: i64,
     pub cpu_rt_period: i64,
@@ -111,12 +114,29 @@ impl Default for Settings {
             seccomp_profile: "builtin".into(),
             default_shm_size: 64 << 20,
             default_ulimits: BTreeMap::new(),
-            cgroup_parent: "hoy".into(),
+            cgroup_parent: String::new(),
+            cgroup_driver: None,
             cpu_rt_runtime: 0,
             cpu_rt_period: 0,
             userns_remap: None,
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+        }
+    }
+}
+
+/// Who makes the containers' cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl CgroupDriver {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
         }
     }
 }
@@ -431,6 +451,21 @@ mod tests {
         let twice = refused(&["--add-runtime=a=/x"], file);
         assert_eq!(twice, "runtime 'a' was already defined");
         assert_eq!(refused(&["--add-runtime=a"], "{}"), "a");
+    }
+
+    #[test]
+    fn options_of_the_runtime() {
+        let driver = |options: &[&str], file| run(options, file).unwrap().cgroup_driver;
+        assert_eq!(driver(&[], None), None);
+        let systemd = "--exec-opt=native.cgroupdriver=systemd";
+        assert_eq!(driver(&[systemd], None), Some(CgroupDriver::Systemd));
+        let both = ["--exec-opt", "native.cgroupdriver=cgroupfs", systemd];
+        assert_eq!(driver(&both, None), Some(CgroupDriver::Systemd));
+        let file = r#"{"exec-opts": ["native.cgroupdriver=cgroupfs"]}"#;
+        assert_eq!(driver(&[], Some(file)), Some(CgroupDriver::Cgroupfs));
+        for wrong in ["native.cgroupdriver=", "native.cgroupdriver", "native.umask=normal"] {
+            assert!(matches!(run(&["--exec-opt", wrong], None), Err(ConfigError::Invalid { .. })));
+        }
     }
 
     #[test]

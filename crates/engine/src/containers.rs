@@ -438,6 +438,7 @@ impl Inner {
         }
         plan::check_sysctls(&host)?;
         self.filters.filter(&host, plan::capabilities(&host)?)?;
+        plan::check_cgroup_parent(&host.cgroup_parent, &self.settings)?;
         let mode = match host.network_mode.as_str() {
             "host" => NetworkMode::Host,
             "none" => NetworkMode::None,
@@ -511,8 +512,9 @@ impl Inner {
         if let Some(known) = self.support.get() {
             return Ok(known);
         }
-        let found = hoy_cgroup::Support::probe(&self.settings.cgroup_parent)
-            .map_err(failed("look at the kernel's cgroups"))?;
+        let found =
+            hoy_cgroup::Support::probe(&self.settings.cgroup_parent, plan::driver(&self.settings))
+                .map_err(failed("look at the kernel's cgroups"))?;
         Ok(self.support.get_or_init(|| found))
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hoy_config::Settings;
+use hoy_config::{CgroupDriver, Settings};
 use hoy_images::{Images, RootfsTicket, Worker};
 use hoy_network::{Endpoint, EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
 use hoy_runtime::ContainerPlan;
@@ -147,10 +147,14 @@ impl Inner {
         removals: mpsc::Sender<ContainerId>,
         stop: oneshot::Sender<()>,
     ) -> Result<(Self, Vec<Record>)> {
-        let settings = parts.settings;
+        let mut settings = parts.settings;
+        settle_cgroups(&mut settings)?;
         let id_maps = userns::maps(&settings)?;
         let filters = Filters::open(&settings.seccomp_profile)?;
         let store = Store::open(&settings.data_root).map_err(failed("open the data root"))?;
+        if lies_on_overlay(&settings.data_root) {
+            tracing::warn!("{}", crate::system::ON_OVERLAY);
+        }
         hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
         let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
         let worker = Worker { program: parts.program };
@@ -409,7 +413,9 @@ impl Inner {
     /// Takes bridge, table and forwarding back.
     pub fn clean_network(&self) -> Result<()> {
         self.network.clean().map_err(failed("take the network back"))?;
-        let _ = hoy_cgroup::remove_parent(&self.settings.cgroup_parent);
+        if plan::driver(&self.settings) == hoy_cgroup::Driver::Cgroupfs {
+            let _ = hoy_cgroup::remove_parent(&self.settings.cgroup_parent);
+        }
         self.store
             .write(vec![Op::Delete { kind: META, key: "forwarding".into() }], Durability::Written)
             .map_err(failed("write to the database"))
@@ -566,6 +572,31 @@ fn ports(record: &Record) -> Result<Vec<PortBinding>> {
         }
     }
     Ok(out)
+}
+
+/// Whether a directory can carry no container: as the data root of a daemon in one, if it is not a
+/// volume.
+pub(crate) fn lies_on_overlay(path: &std::path::Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as i64 == 0x794c_7630)
+}
+
+/// Who makes cgroups here; and room for them, where the daemon itself is in a container.
+fn settle_cgroups(settings: &mut Settings) -> Result<()> {
+    let systemd = hoy_cgroup::systemd::is_running();
+    if settings.cgroup_driver == Some(CgroupDriver::Systemd) && !systemd {
+        return Err(Error::invalid(
+            "systemd not running on this host, cannot use systemd cgroups manager",
+        ));
+    }
+    let unified = hoy_cgroup::Hierarchies::of_this_machine().is_ok_and(|found| found.unified());
+    plan::settle_cgroups(settings, systemd && unified)?;
+    if plan::driver(settings) == hoy_cgroup::Driver::Cgroupfs
+        && let Err(error) = hoy_cgroup::make_room()
+    {
+        tracing::warn!(%error, "this container's cgroups are not ours to divide: \
+            without --privileged there will be no containers in it");
+    }
+    Ok(())
 }
 
 pub(crate) fn now() -> Timestamp {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use hoy_cgroup::{CgroupPlan, Limits};
-use hoy_config::Settings;
+use hoy_cgroup::{CgroupPlan, Driver, Limits};
+use hoy_config::{CgroupDriver, Settings};
 use hoy_runtime::{
     ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespaceMode, NamespacePlan,
     NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
@@ -120,10 +120,14 @@ fn external(
     };
     let seccomp = rules(host, capabilities(host)?)?;
     let seccomp = seccomp.map(|rules| serde_json::to_string(&rules)).transpose();
+    let mut args = runtime.args.clone();
+    if driver(settings) == Driver::Systemd {
+        args.push("--systemd-cgroup".to_owned());
+    }
     Ok(Some(ExternalPlan {
         name: name.to_owned(),
         path: runtime.path.clone(),
-        args: runtime.args.clone(),
+        args,
         place: hoy_shim::external::place(&settings.exec_root, record.key()),
         seccomp: seccomp.map_err(crate::error::failed("write down the seccomp profile"))?,
         annotations: host.annotations.clone().into_iter().collect(),
@@ -204,8 +208,42 @@ pub(crate) fn cgroup(record: &Record, settings: &Settings) -> CgroupPlan {
     CgroupPlan {
         parent: cgroup_parent(&record.host.cgroup_parent, &settings.cgroup_parent),
         name: record.key().to_owned(),
+        driver: driver(settings),
         ..CgroupPlan::default()
     }
+}
+
+pub(crate) fn driver(settings: &Settings) -> Driver {
+    match settings.cgroup_driver {
+        Some(CgroupDriver::Systemd) => Driver::Systemd,
+        _ => Driver::Cgroupfs,
+    }
+}
+
+/// Docker's rule: systemd only has slices to put containers in.
+pub(crate) fn check_cgroup_parent(parent: &str, settings: &Settings) -> Result<()> {
+    let systemd = driver(settings) == Driver::Systemd && !parent.is_empty();
+    if systemd && hoy_cgroup::systemd::slice_path(parent).is_err() {
+        return Err(Error::invalid(
+            "cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"",
+        ));
+    }
+    Ok(())
+}
+
+/// Says what the settings leave to the machine: `systemd` tells whether that is its init system
+/// and the only one who may change cgroups.
+pub(crate) fn settle_cgroups(settings: &mut Settings, systemd: bool) -> Result<()> {
+    let default = if systemd { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
+    settings.cgroup_driver.get_or_insert(default);
+    check_cgroup_parent(&settings.cgroup_parent, settings)?;
+    if settings.cgroup_parent.is_empty() {
+        settings.cgroup_parent = match driver(settings) {
+            Driver::Cgroupfs => "hoy".to_owned(),
+            Driver::Systemd => "system.slice".to_owned(),
+        };
+    }
+    Ok(())
 }
 
 /// `--cgroup-parent` below the root of the hierarchies: `..` leads nowhere from there.

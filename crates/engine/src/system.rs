@@ -12,6 +12,9 @@ use crate::events::Happening;
 use crate::life::Phase;
 use crate::record::NetworkMode;
 
+pub(crate) const ON_OVERLAY: &str = "The data root lies on overlayfs: no container can be started \
+    there. Give the daemon a volume, a bind mount or a tmpfs for it";
+
 impl Engine {
     pub fn version(&self) -> wire::Version {
         let uname = rustix::system::uname();
@@ -59,6 +62,10 @@ impl Engine {
         let cgroups = hoy_cgroup::Hierarchies::of_this_machine();
         let support = inner.support().cloned().unwrap_or_default();
         let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
+        let mut warnings = missing_limits(&support, unified);
+        if crate::engine::lies_on_overlay(&inner.settings.data_root) {
+            warnings.push(format!("WARNING: {ON_OVERLAY}"));
+        }
         let uname = rustix::system::uname();
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
         let profile = match inner.settings.seccomp_profile.as_str() {
@@ -88,7 +95,7 @@ impl Engine {
                 authorization: None,
                 log: list(&["json-file", "none"]),
             },
-            warnings: Some(missing_limits(&support, unified)).filter(|list| !list.is_empty()),
+            warnings: Some(warnings).filter(|list| !list.is_empty()),
             memory_limit: support.memory,
             swap_limit: support.swap,
             cpu_cfs_period: support.cpu_quota,
@@ -101,7 +108,7 @@ impl Engine {
             debug: inner.settings.debug,
             system_time: now().to_string(),
             logging_driver: inner.settings.log_driver.clone(),
-            cgroup_driver: "cgroupfs".into(),
+            cgroup_driver: inner.settings.cgroup_driver.map_or("cgroupfs", |d| d.name()).into(),
             cgroup_version: if unified { "2".into() } else { "1".into() },
             kernel_version: uname.release().to_string_lossy().into_owned(),
             operating_system: os_release("PRETTY_NAME"),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hoy_cgroup::{BlockLimits, Bound, DeviceRule, Limits, PerDevice};
+use hoy_cgroup::{BlockLimits, Bound, DeviceRule, Driver, Limits, PerDevice};
 use hoy_oci::runtime as oci;
 use rustix::fs::FileType;
 
@@ -73,7 +73,10 @@ pub(crate) fn document(
                 devices: device_rules(plan.cgroup.devices.as_deref()),
                 ..resources(&plan.cgroup.limits)
             },
-            cgroups_path: format!("/{}/{}", plan.cgroup.parent.trim_matches('/'), plan.cgroup.name),
+            cgroups_path: match (plan.cgroup.driver, &plan.cgroup) {
+                (Driver::Cgroupfs, at) => format!("/{}/{}", at.parent.trim_matches('/'), at.name),
+                (Driver::Systemd, at) => format!("{}:hoy:{}", at.parent, at.name),
+            },
             namespaces: namespaces(plan, facts),
             devices: facts.devices.iter().map(device).collect(),
             seccomp,

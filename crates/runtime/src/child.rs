@@ -173,6 +173,7 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
     let plan = &prepared.plan;
     process::reset_signals();
     join_cgroups(tasks)?;
+    prepared.cgroup.inhabited();
     if plan.namespaces.cgroup == NamespaceMode::New {
         process::unshare(process::NEWCGROUP).map_err(failed("make a cgroup namespace"))?;
     }

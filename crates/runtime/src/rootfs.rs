@@ -87,16 +87,30 @@ pub(crate) fn mount(
     plan: &RootPlan,
     userns: Option<(&OwnedFd, &IdMaps)>,
 ) -> Result<OwnedFd, StartError> {
-    let failed = |errno: Errno| StartError::system("mount the root file system", errno);
     let Some((userns, maps)) = userns else {
-        return lay(&Layers::open(plan)?, plan.volatile).map_err(failed);
+        let layers = Layers::open(plan)?;
+        return lay(&layers, plan.volatile).map_err(|errno| refused(&layers, errno));
     };
     let layers = Layers::mapped(plan, userns)?;
     as_root_of(maps, || match lay(&layers, plan.volatile) {
         // Before Linux 6.15 an overlay lies over nothing that is in no tree.
         Err(Errno::INVAL) => lay_elsewhere(&layers, plan.volatile),
-        other => other.map_err(failed),
+        other => other.map_err(|errno| refused(&layers, errno)),
     })
+}
+
+/// The kernel says no more than that something is wrong.
+fn refused(layers: &Layers, errno: Errno) -> StartError {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    let upper = rustix::fs::fstatfs(&layers.upper);
+    if upper.is_ok_and(|found| found.f_type as i64 == OVERLAYFS) {
+        return StartError::invalid(
+            "the data root lies on overlayfs, as all does in a container: the kernel puts no \
+             writable overlay on another. Give the daemon a volume, a bind mount or a tmpfs for \
+             its data root (-v SOMEWHERE:/var/lib/hoy)",
+        );
+    }
+    StartError::system("mount the root file system", errno)
 }
 
 /// Does something with all that the machine's root may, but what it makes belongs to the root of a

@@ -268,7 +268,8 @@ impl Running {
             container,
             namespaces: self.namespaces,
         };
-        let cgroup = self.cgroup.unified();
+        let leaf = self.cgroup.unified_of(self.pid.as_raw_nonzero().get());
+        let cgroup = leaf.as_ref().map(AsFd::as_fd).or_else(|| self.cgroup.unified());
         let all = hoy_weak::without(hoy_weak::Protection::CleanJoin);
         let keep = (!all).then_some(keep.as_slice());
         let args = CloneArgs { cgroup, keep, ..CloneArgs::default() };
@@ -291,6 +292,8 @@ impl Running {
 
     /// SIGKILL to all of it.
     pub fn kill_all(&self, deadline: Duration) -> Result<(), StartError> {
+        // One that was given the host's cgroups may have moved elsewhere.
+        let _ = process::pidfd_signal(self.pidfd.as_fd(), 9);
         self.cgroup.kill(deadline).map_err(cgroup_error)
     }
 

@@ -277,7 +277,7 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
         | attributes::NODEV
         | attributes::NOEXEC;
     let failed = |error| StartError::system("mount the cgroups", error);
-    if let Some((_, _, view)) = prepared.cgroup_views.iter().find(|(_, unified, _)| *unified) {
+    if let [(_, true, view)] = prepared.cgroup_views.as_slice() {
         attributes::set_attributes(view.as_fd(), set, 0, true).map_err(failed)?;
         return attach(view.as_fd(), target.as_fd(), "/sys/fs/cgroup");
     }

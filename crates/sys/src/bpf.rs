@@ -19,6 +19,7 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+const ALLOW_MULTI: u32 = 1 << 1;
 
 #[repr(C)]
 struct Load {
@@ -56,7 +57,9 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[Instruction]) ->
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: loaded.as_raw_fd() as u32,
         attach_type: ATTACH_CGROUP_DEVICE,
-        attach_flags: 0,
+        // So that an engine or an init system in the container can attach its own below: what is
+        // to be allowed must be allowed by all.
+        attach_flags: ALLOW_MULTI,
     };
     // SAFETY: the attribute outlives the call.
     check(unsafe {
