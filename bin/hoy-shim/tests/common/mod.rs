@@ -132,6 +132,7 @@ impl Place {
                     name: id.to_owned(),
                     limits: Limits::default(),
                     devices: None,
+                    ..CgroupPlan::default()
                 },
                 shm_size: Some(1 << 20),
                 writable_sys: false,
