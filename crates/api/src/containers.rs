@@ -226,7 +226,7 @@ pub(crate) async fn attach(
         logs: query.flag("logs"),
         detach_keys: query.get("detachKeys").map(str::to_owned),
     };
-    let session = match engine.attach_begin(id, options).await {
+    let session = match engine.attach_begin(id, options) {
         Ok(session) => session,
         Err(error) => return Some((conn, Err(error.into()))),
     };

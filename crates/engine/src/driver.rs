@@ -25,14 +25,11 @@ use crate::life::{Phase, Wish};
 use crate::record::{Record, State};
 use crate::registry::View;
 use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
-use crate::streams::Client;
 
 /// Commands that may wait for one container.
 pub(crate) const QUEUE: usize = 64;
 /// Clients that may wait for one start.
 const MAX_WAITING: usize = 32;
-/// From the answer to a client to its connection's arrival: no more than a task's turn.
-const COMING: Duration = Duration::from_secs(2);
 /// A shim answers at once, or it is stopped or stuck.
 const ANSWER: Duration = Duration::from_secs(10);
 /// The start itself may have to wait for a slow disk.
@@ -59,11 +56,6 @@ pub(crate) enum Command {
         request: AttachRequest,
         client: OwnedFd,
         done: Done<()>,
-    },
-    /// A client is about to attach; answered whether it is waited for.
-    Expect {
-        client: oneshot::Receiver<Client>,
-        done: Done<bool>,
     },
     Exec {
         request: Box<ExecRequest>,
@@ -98,7 +90,7 @@ pub(crate) struct Driver {
     link: Option<ShimLink>,
     /// Readable once the shim is gone.
     shim: Option<AsyncFd<OwnedFd>>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<(AttachRequest, OwnedFd)>,
     exits: u64,
     starts: u64,
 }
@@ -240,10 +232,6 @@ impl Driver {
                 self.forward(admitted, request, Vec::new(), done).await;
             }
             Command::Attach { request, client, done } => self.attach(request, client, done).await,
-            Command::Expect { client, done } => {
-                let result = self.expect(client);
-                let _ = done.send(result);
-            }
             Command::Exec { request, client, done } => self.exec(*request, client, done).await,
             Command::Rename { name, done } => {
                 let result = self.rename(name).await;
@@ -636,8 +624,7 @@ impl Driver {
         }
         let connection = shim.map_err(lost).and_then(|result| result).map_err(other)?;
         self.meet(connection).await.map_err(other)?;
-        for waiting in std::mem::take(&mut self.waiting) {
-            let Some((request, client)) = waiting.client().await else { continue };
+        for (request, client) in std::mem::take(&mut self.waiting) {
             drop(self.call(Request::Attach(request), &[client]).await.map_err(other)?);
         }
         let directory = self.directory();
@@ -708,29 +695,19 @@ impl Driver {
         let admitted = self.admit(Wish::Attach);
         if admitted.is_ok() && !self.record.state.phase.is_alive() {
             // Before the start, so that no output is missed.
-            let _ = done.send(self.wait_with(Waiting::Here(request, client)));
+            self.waiting.retain(|(_, client)| still_there(client));
+            let full = self.waiting.len() >= MAX_WAITING;
+            let result = if full {
+                Err(Error::conflict("too many clients wait for this container to start"))
+            } else {
+                self.waiting.push((request, client));
+                Ok(())
+            };
+            let _ = done.send(result);
             return;
         }
         self.event("attach", &[]);
         self.forward(admitted, Request::Attach(request), vec![client], done).await;
-    }
-
-    /// False where there is nothing to wait for any more.
-    fn expect(&mut self, client: oneshot::Receiver<Client>) -> Result<bool> {
-        self.admit(Wish::Attach)?;
-        if self.record.state.phase.is_alive() {
-            return Ok(false);
-        }
-        self.wait_with(Waiting::Coming(client)).map(|()| true)
-    }
-
-    fn wait_with(&mut self, client: Waiting) -> Result<()> {
-        self.waiting.retain_mut(Waiting::is_there);
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(Error::conflict("too many clients wait for this container to start"));
-        }
-        self.waiting.push(client);
-        Ok(())
     }
 
     async fn exec(
@@ -832,34 +809,6 @@ impl Driver {
         self.event("destroy", &[]);
         self.view.send_modify(|view| view.removed = true);
         Ok(())
-    }
-}
-
-/// A client that came before the start.
-enum Waiting {
-    Here(AttachRequest, OwnedFd),
-    /// It has been told that it is attached; its connection is on the way here.
-    Coming(oneshot::Receiver<Client>),
-}
-
-impl Waiting {
-    /// Whether it has not left meanwhile.
-    fn is_there(&mut self) -> bool {
-        if let Self::Coming(client) = self {
-            match client.try_recv() {
-                Ok((request, client)) => *self = Self::Here(request, client),
-                Err(oneshot::error::TryRecvError::Empty) => return true,
-                Err(oneshot::error::TryRecvError::Closed) => return false,
-            }
-        }
-        matches!(self, Self::Here(_, client) if still_there(client))
-    }
-
-    async fn client(self) -> Option<Client> {
-        match self {
-            Self::Here(request, client) => Some((request, client)),
-            Self::Coming(client) => tokio::time::timeout(COMING, client).await.ok()?.ok(),
-        }
     }
 }
 

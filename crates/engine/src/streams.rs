@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hoy_logs::{Follower, Query, Record as LogRecord, Stream, Tail};
 use hoy_shim::message::AttachRequest;
 use hoy_types::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::detach;
 use crate::driver::Command;
@@ -39,13 +39,8 @@ pub struct AttachSession {
     handle: Handle,
     options: AttachOptions,
     keys: Vec<u8>,
-    /// Where a start that comes meanwhile waits for this client.
-    expected: Option<oneshot::Sender<Client>>,
     pub tty: bool,
 }
-
-/// Who attaches, and to what.
-pub(crate) type Client = (AttachRequest, OwnedFd);
 
 /// Which log records.
 #[derive(Clone, Debug, Default)]
@@ -80,9 +75,7 @@ const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_ns
 const PIECE: usize = 32 * 1024;
 
 impl Engine {
-    /// Admits an attach. A client that is told so may start the container at once: so that none of
-    /// its output is missed, the start waits for the connection to be handed over.
-    pub async fn attach_begin(&self, id: &str, options: AttachOptions) -> Result<AttachSession> {
+    pub fn attach_begin(&self, id: &str, options: AttachOptions) -> Result<AttachSession> {
         let handle = self.find(id)?;
         let record = handle.record();
         record
@@ -93,13 +86,7 @@ impl Engine {
         let keys = detach::parse(options.detach_keys.as_deref())
             .map_err(|error| Error::invalid(error.to_string()))?;
         let tty = record.config.tty;
-        let mut expected = None;
-        if options.stream && !record.state.phase.is_alive() {
-            let (sender, client) = oneshot::channel();
-            let waits = handle.ask(|done| Command::Expect { client, done }).await?;
-            expected = waits.then_some(sender);
-        }
-        Ok(AttachSession { engine: self.clone(), handle, options, keys, expected, tty })
+        Ok(AttachSession { engine: self.clone(), handle, options, keys, tty })
     }
 
     pub fn logs(&self, id: &str, options: LogsOptions) -> Result<LogStream> {
@@ -218,14 +205,6 @@ impl AttachSession {
         };
         let client = conn.fd;
         // Refused now means that the container has ended meanwhile: the connection closes.
-        let (request, client) = match self.expected {
-            // Whoever expected it may have given up: then it is as any other.
-            Some(expected) => match expected.send((request, client)) {
-                Ok(()) => return,
-                Err(back) => back,
-            },
-            None => (request, client),
-        };
         let _ = self.handle.ask(|done| Command::Attach { request, client, done }).await;
     }
 
