@@ -14,8 +14,8 @@ const GID: u32 = 200_000;
 
 fn prepared(arguments: &[&str]) -> Daemon {
     let mut daemon = Daemon::prepare(arguments)
-        .covering("/etc/subuid", &format!("dockremap:{UID}:65536\n"))
-        .covering("/etc/subgid", &format!("dockremap:{GID}:65536\n"));
+        .with_etc("subuid", &format!("dockremap:{UID}:65536\n"))
+        .with_etc("subgid", &format!("dockremap:{GID}:65536\n"));
     daemon.launch();
     daemon
 }
@@ -159,8 +159,14 @@ fn files_lie_on_the_disk_as_the_image_has_them() {
 #[test]
 fn capabilities_of_files() {
     let daemon = daemon();
-    let script = "mkdir opt; cp bin/busybox opt/ping; setcap cap_net_raw=ep opt/ping";
-    import(&daemon, "caps", script, &[]);
+    let ping = daemon.path("ping");
+    std::fs::copy("/bin/busybox", &ping).unwrap();
+    // As setcap writes cap_net_raw=ep.
+    let mut value = [0_u8; 20];
+    value[..8].copy_from_slice(&[1, 0, 0, 2, 0, 0x20, 0, 0]);
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&ping, "security.capability", &value, flags).unwrap();
+    import(&daemon, "caps", &format!("mkdir opt; cp -a {} opt/ping", ping.display()), &[]);
     for userns in ["", "host"] {
         let own = ["run", "--rm", "--userns", userns, "-u", "33", "caps"];
         let ping = ["-c", "1", "-W", "2", "127.0.0.1"];
@@ -425,14 +431,15 @@ fn nothing_is_left() {
 fn settings_that_come_to_nothing() {
     // By the configuration file, with a user and a group of the machine.
     let mut daemon = Daemon::prepare(&[])
-        .covering("/etc/subuid", "nobody:300000:1000\nnobody:400000:1000\n")
-        .covering("/etc/subgid", "nogroup:500000:65536\n");
+        .with_etc("passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\n")
+        .with_etc("group", "root:x:0:\nann:x:1000:\nstaff:x:50:\n")
+        .with_etc("subuid", "ann:300000:1000\n1000:400000:1000\n")
+        .with_etc("subgid", "staff:500000:65536\n");
     let path = |name: &str| daemon.path(name).display().to_string();
     for (value, says) in [
         ("nosuchuser", "no user \"nosuchuser\" in /etc/passwd"),
         ("a:b:c", "Invalid user/group specification in --userns-remap: \"a:b:c\""),
         ("4000000", "Uid 4000000 has no entry in /etc/passwd"),
-        ("nobody:nogroup", "add the line \"nobody:"),
     ] {
         let output = Run::new(programs().join("hoyd"))
             .args(["--data-root", &path("data"), "--exec-root", &path("run")])
@@ -442,7 +449,7 @@ fn settings_that_come_to_nothing() {
         assert_ne!(output.code, Some(0));
         assert!(format!("{}{}", output.stdout, output.stderr).contains(says), "{output:?}");
     }
-    std::fs::write(path("daemon.json"), r#"{"userns-remap": "nobody:nogroup"}"#).unwrap();
+    std::fs::write(path("daemon.json"), r#"{"userns-remap": "ann:50"}"#).unwrap();
     let config = format!("--config-file={}", path("daemon.json"));
     daemon.set_arguments(&[&config]);
     daemon.launch();

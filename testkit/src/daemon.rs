@@ -38,8 +38,6 @@ pub struct Daemon {
     netns: NetNs,
     cgroup: String,
     arguments: Vec<String>,
-    /// Files of the machine that are others to the daemon, and what it finds there.
-    covered: Vec<(String, PathBuf)>,
     programs: PathBuf,
     environment: Vec<(String, String)>,
 }
@@ -69,18 +67,18 @@ impl Daemon {
             netns: NetNs::new(),
             cgroup: format!("hoytest-{}-{number}", std::process::id()),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
-            covered: Vec::new(),
             programs: programs(),
             environment: Vec::new(),
         }
     }
 
-    /// To the daemon, and to nobody else, a file of the machine has this content.
+    /// To the daemon, and to nobody else, a file in /etc has this content.
     #[must_use]
-    pub fn covering(mut self, path: &str, content: &str) -> Self {
-        let cover = self.path(&format!("cover-{}", self.covered.len()));
-        std::fs::write(&cover, content).expect("write a cover");
-        self.covered.push((path.to_owned(), cover));
+    pub fn with_etc(self, name: &str, content: &str) -> Self {
+        for directory in ["etc", "etc-work"] {
+            std::fs::create_dir_all(self.path(directory)).expect("make a directory");
+        }
+        std::fs::write(self.path("etc").join(name), content).expect("write a file for /etc");
         self
     }
 
@@ -106,13 +104,14 @@ impl Daemon {
         let log = log.expect("open the daemon's log");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.netns.path())).arg("--");
-        if !self.covered.is_empty() {
-            let mut line = String::new();
-            for (path, cover) in &self.covered {
-                line.push_str(&format!("mount --bind {} {path}; ", cover.display()));
-            }
+        if self.path("etc").exists() {
+            let line = format!(
+                "mount -t overlay -o lowerdir=/etc,upperdir={},workdir={} etc /etc; exec \"$@\"",
+                self.path("etc").display(),
+                self.path("etc-work").display()
+            );
             command.args(["unshare", "--mount", "--propagation", "private", "sh", "-ec"]);
-            command.arg(format!("{line}exec \"$@\"")).arg("sh");
+            command.args([line.as_str(), "sh"]);
         }
         command
             .arg(self.programs.join("hoyd"))

@@ -103,7 +103,7 @@ impl Hierarchy {
     /// Whether the mount can be seen: another may lie over it.
     fn is_there(&self) -> bool {
         let magic = if self.unified { 0x6367_7270 } else { 0x0027_e0eb };
-        rustix::fs::statfs(&self.root).is_ok_and(|found| found.f_type as i64 == magic)
+        rustix::fs::statfs(&self.root).is_ok_and(|found| found.f_type == magic)
     }
 
     /// A cgroup, named from the root of our namespace as /proc/PID/cgroup does, by its path below

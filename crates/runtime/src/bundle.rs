@@ -446,6 +446,7 @@ mod tests {
                     ..Limits::default()
                 },
                 devices: Some(Vec::new()),
+                ..CgroupPlan::default()
             },
             shm_size: Some(4096),
             writable_sys: false,

@@ -103,7 +103,7 @@ pub(crate) fn mount(
 fn refused(layers: &Layers, errno: Errno) -> StartError {
     const OVERLAYFS: i64 = 0x794c_7630;
     let upper = rustix::fs::fstatfs(&layers.upper);
-    if upper.is_ok_and(|found| found.f_type as i64 == OVERLAYFS) {
+    if upper.is_ok_and(|found| found.f_type == OVERLAYFS) {
         return StartError::invalid(
             "the data root lies on overlayfs, as all does in a container: the kernel puts no \
              writable overlay on another. Give the daemon a volume, a bind mount or a tmpfs for \
