@@ -95,6 +95,34 @@ pub fn debian_nginx_rootfs() -> PathBuf {
     })
 }
 
+/// Debian with systemd as its init system, made by debootstrap.
+pub fn debian_systemd_rootfs() -> PathBuf {
+    cached("debian-systemd.tar", |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT
+             debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2 bookworm $d/root >$d/log 2>&1 || {{ tail -n 20 $d/log; exit 1; }}
+             rm -rf $d/root/var/cache/apt/archives/*.deb $d/root/var/lib/apt/lists/*
+             tar --numeric-owner -C $d/root -cf {} .",
+            fresh.display()
+        ));
+    })
+}
+
+/// A root file system that has everything from the machine's /usr, to be mounted there.
+pub fn usr_rootfs() -> PathBuf {
+    cached("usr.tar", |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT; cd $d
+             mkdir -p etc tmp root run var/lib dev proc sys usr; chmod 1777 tmp; ln -s /run var/run
+             for name in bin sbin lib lib64; do [ ! -L /$name ] || ln -s usr/$name $name; done
+             printf 'root:x:0:0:root:/root:/bin/sh\\n' >etc/passwd
+             printf 'root:x:0:\\n' >etc/group
+             tar --numeric-owner --owner=0 --group=0 --sort=name --mtime=@1 -cf {} .",
+            fresh.display()
+        ));
+    })
+}
+
 /// A Debian package unpacked below target/, the system untouched.
 pub(crate) fn unpacked_package(name: &str) -> PathBuf {
     cached(&format!("package-{name}"), |fresh| {
