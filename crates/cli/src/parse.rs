@@ -319,7 +319,8 @@ mod tests {
     fn numbers() {
         assert_eq!(decimal("1.5"), Ok(1_500_000_000));
         assert_eq!(decimal(".5"), Ok(500_000_000));
-        assert!(decimal("1.0000000001").is_err() && decimal("").is_err() && decimal("-1").is_err());
+        assert!(decimal("1.0000000001").is_err() && decimal("").is_err() && decimal("1-").is_err());
+        assert_eq!(decimal("-1"), Ok(-1_000_000_000));
         assert_eq!(duration("1m30s"), Ok(90_000_000_000));
         assert_eq!(duration("1.5s"), Ok(1_500_000_000));
         assert!(duration("5").is_err() && duration("x").is_err() && duration("1d").is_err());

@@ -537,7 +537,7 @@ mod tests {
             h.kernel_memory = 1 << 30;
         });
         let warnings = verify(&mut host, &nothing, 2, false).unwrap();
-        assert_eq!(warnings.len(), 9, "{warnings:#?}");
+        assert_eq!(warnings.len(), 10, "{warnings:#?}");
         let limits = limits(&host, &Settings::default(), &|_| Ok((0, 0))).unwrap();
         assert_eq!(limits, Limits::default());
         let mut quiet = HostConfig {

@@ -340,9 +340,8 @@ pub(crate) fn exec(
         .or(request.console_size)
         .map(|[rows, columns]| (rows.min(9999) as u16, columns.min(9999) as u16));
     if request.privileged {
+        // The filter stays the container's, as with Docker.
         plan.capabilities = hoy_runtime::caps::all();
-        plan.seccomp = Vec::new();
-        plan.seccomp_flags = 0;
     }
     plan.oom_score_adj = None;
     Ok(plan)

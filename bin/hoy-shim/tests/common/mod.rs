@@ -339,7 +339,7 @@ impl Daemon {
         loop {
             match self.event() {
                 Event::Exited(record) => return record,
-                Event::LogDropped { .. } => {}
+                Event::LogDropped { .. } | Event::OutOfMemory { .. } => {}
                 other => panic!("no exit: {other:?}"),
             }
         }
