@@ -577,7 +577,7 @@ fn ports(record: &Record) -> Result<Vec<PortBinding>> {
 /// Whether a directory can carry no container: as the data root of a daemon in one, if it is not a
 /// volume.
 pub(crate) fn lies_on_overlay(path: &std::path::Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as i64 == 0x794c_7630)
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == 0x794c_7630)
 }
 
 /// Who makes cgroups here; and room for them, where the daemon itself is in a container.
