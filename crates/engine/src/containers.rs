@@ -21,6 +21,8 @@ fn cpus() -> usize {
 
 /// Docker's time between a stop's signal and SIGKILL.
 const STOP_TIMEOUT: i64 = 10;
+/// How long a start waits for an attach that came before it.
+const ATTACHING: Duration = Duration::from_secs(1);
 /// How long after SIGKILL a process may take to end before it is said that it does not.
 const KILL_GRACE: Duration = Duration::from_secs(10);
 /// How long a supervisor may take to pass a signal on before it is ended itself.
@@ -155,6 +157,10 @@ impl Engine {
 
     pub async fn start(&self, id: &str) -> Result<()> {
         let handle = self.find(id)?;
+        // Whoever has heard that it is attached misses nothing; one that does not take that answer
+        // delays the start no longer than this.
+        let attached = tokio::time::timeout(ATTACHING, handle.attaching.write()).await;
+        drop(attached);
         let result = handle.ask(Command::Start).await;
         if let Err(error) = &result
             && error.kind() != hoy_types::ErrorKind::NotModified

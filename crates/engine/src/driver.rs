@@ -117,8 +117,12 @@ impl Driver {
             removed: false,
         });
         let (sender, commands) = mpsc::channel(QUEUE);
-        let handle =
-            crate::registry::Handle { id: record.id.clone(), view: receiver, commands: sender };
+        let handle = crate::registry::Handle {
+            id: record.id.clone(),
+            view: receiver,
+            commands: sender,
+            attaching: Arc::default(),
+        };
         let driver = Self {
             inner: Arc::clone(inner),
             record,

@@ -28,6 +28,9 @@ pub(crate) struct Handle {
     pub id: ContainerId,
     pub view: watch::Receiver<View>,
     pub commands: mpsc::Sender<Command>,
+    /// Held for reading by an attach from before its client hears of it until its command was
+    /// obeyed; a start that comes later waits for that.
+    pub attaching: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Handle {

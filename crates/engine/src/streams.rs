@@ -1,6 +1,7 @@
 //! Streams between clients and containers: attach and logs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hoy_logs::{Follower, Query, Record as LogRecord, Stream, Tail};
@@ -39,6 +40,8 @@ pub struct AttachSession {
     handle: Handle,
     options: AttachOptions,
     keys: Vec<u8>,
+    /// Nothing starts before it is attached.
+    _before: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     pub tty: bool,
 }
 
@@ -86,7 +89,9 @@ impl Engine {
         let keys = detach::parse(options.detach_keys.as_deref())
             .map_err(|error| Error::invalid(error.to_string()))?;
         let tty = record.config.tty;
-        Ok(AttachSession { engine: self.clone(), handle, options, keys, tty })
+        // None while a start waits for others or goes on: then this one is not before it.
+        let before = Arc::clone(&handle.attaching).try_read_owned().ok();
+        Ok(AttachSession { engine: self.clone(), handle, options, keys, _before: before, tty })
     }
 
     pub fn logs(&self, id: &str, options: LogsOptions) -> Result<LogStream> {
