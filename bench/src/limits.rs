@@ -1,8 +1,10 @@
 //! `limits`: what each limit and each part of the sandbox costs a start of hoy's.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hoy_seccomp::{Facts, Machine, Version, builtin, compile};
+use hoy_sys::seccomp::Instruction;
 
 use crate::hoy;
 use crate::image::Image;
@@ -85,8 +87,54 @@ pub fn run(place: &Place, options: &Options) -> Result<()> {
     }
     let rows: Vec<(&str, Figures)> =
         ROWS.iter().zip(samples).map(|((name, _), list)| (*name, figures(list))).collect();
-    crate::say(&if options.json { json(&rows) } else { text(&rows, options.rounds) });
+    let filter = filter()?;
+    if options.json {
+        crate::say(&json(&rows, &filter));
+    } else {
+        crate::say(&text(&rows, options.rounds));
+        crate::say(&format!(
+            "\nthe default profile: {} instructions; compiled in {:.0} µs (once), loaded in {:.0} µs \
+             (median; least {:.0})",
+            filter.instructions, filter.compile, filter.load.median, filter.load.least
+        ));
+    }
     Ok(())
+}
+
+/// The default profile's program, in microseconds.
+struct Filter {
+    instructions: usize,
+    compile: f64,
+    load: Figures,
+}
+
+fn filter() -> Result<Filter> {
+    let facts = Facts {
+        capabilities: hoy_runtime::caps::DEFAULT,
+        machine: Machine::current(),
+        kernel: Version(6, 1),
+    };
+    let started = Instant::now();
+    let resolved = builtin().resolve(&facts).context("the default profile filters")?;
+    let program = compile(&resolved)?;
+    let compile = started.elapsed().as_secs_f64() * 1e6;
+    let mut instructions = Vec::new();
+    for i in &program.instructions {
+        instructions.push(Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k });
+    }
+    let mut loads = Vec::new();
+    for _ in 0..200 {
+        // A filter is its thread's, and goes with it.
+        let load = || -> std::io::Result<f64> {
+            rustix::thread::set_no_new_privs(true)?;
+            let started = Instant::now();
+            hoy_sys::seccomp::load(&instructions, program.flags)?;
+            Ok(started.elapsed().as_secs_f64() * 1e6)
+        };
+        let loaded = std::thread::scope(|scope| scope.spawn(load).join());
+        loads.push(loaded.map_err(|_| anyhow::anyhow!("a thread was lost"))??);
+    }
+    Ok(Filter { instructions: instructions.len(), compile, load: figures(loads) })
 }
 
 fn text(rows: &[(&str, Figures)], rounds: usize) -> String {
@@ -106,7 +154,17 @@ fn text(rows: &[(&str, Figures)], rounds: usize) -> String {
     out.trim_end().to_owned()
 }
 
-fn json(rows: &[(&str, Figures)]) -> String {
+fn json(rows: &[(&str, Figures)], filter: &Filter) -> String {
     let row = |(name, figures): &(&str, Figures)| serde_json::json!({ "name": name, "median_ms": figures.median, "least_ms": figures.least });
-    serde_json::Value::Array(rows.iter().map(row).collect()).to_string()
+    let starts: Vec<serde_json::Value> = rows.iter().map(row).collect();
+    serde_json::json!({
+        "starts": starts,
+        "filter": {
+            "instructions": filter.instructions,
+            "compile_us": filter.compile,
+            "load_median_us": filter.load.median,
+            "load_least_us": filter.load.least,
+        },
+    })
+    .to_string()
 }

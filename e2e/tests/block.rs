@@ -108,6 +108,9 @@ fn twice_the_operations_in_half_the_time() {
     assert!(slow < 28.0 && fast < 56.0, "{slow} {fast}");
     let ratio = fast / slow;
     assert!((1.5..2.5).contains(&ratio), "{ratio}: {slow} and {fast} operations per second");
+    // The seeds' ten against a hundred.
+    let (ten, hundred) = (operations("ten", 10), operations("hundred", 100));
+    assert!(ten < 14.0 && hundred < 140.0 && hundred > 3.0 * ten, "{ten} {hundred}");
     let read = format!("{path}:30");
     idle(&daemon, "reads", &["--device", &device, "--device-read-iops", &read]);
     let read = rate(&daemon, "reads", "if=/dev/disk of=/dev/null bs=4k count=60 iflag=direct", 60);

@@ -193,6 +193,57 @@ fn two_shares_against_one() {
 }
 
 #[test]
+fn four_two_and_one() {
+    let daemon = daemon();
+    let all = ["2048", "1024", "512"];
+    for shares in all {
+        let args = ["run", "-d", "--name", &format!("s{shares}"), "--cpu-shares", shares];
+        let run = daemon.docker(&args).args(["--cpuset-cpus", "0", "busybox"]);
+        run.args(["sh", "-c", "while :; do :; done"]).run().ok();
+    }
+    let times = || all.map(|shares| cpu_time(&daemon, &format!("s{shares}")) as f64);
+    let before = times();
+    std::thread::sleep(Duration::from_secs(4));
+    let after = times();
+    let [most, middle, least] = [0, 1, 2].map(|index| after[index] - before[index]);
+    // On v2 by the weights 174, 100 and 59.
+    for ratio in [most / middle, middle / least] {
+        assert!((1.3..2.8).contains(&ratio), "{most} {middle} {least}");
+    }
+}
+
+#[test]
+fn the_seeds_word_by_word() {
+    let daemon = daemon();
+    const M: u64 = 1 << 20;
+    idle(&daemon, "swap", &["-m", "200m", "--memory-swap", "300m"]);
+    let swap = written(&daemon, "swap", "memory", "memory.memsw.limit_in_bytes", "memory.swap.max");
+    assert_eq!(swap, (if unified() { 100 * M } else { 300 * M }).to_string());
+    idle(&daemon, "low", &["-m", "1g", "--memory-reservation", "500m"]);
+    let low = written(&daemon, "low", "memory", "memory.soft_limit_in_bytes", "memory.low");
+    assert_eq!(low, (500 * M).to_string());
+    idle(&daemon, "most", &["--cpus", "1.5"]);
+    let quota = written(&daemon, "most", "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(quota, if unified() { "150000 100000" } else { "150000" });
+    idle(&daemon, "quarter", &["--cpu-period", "100000", "--cpu-quota", "25000"]);
+    let quota = written(&daemon, "quarter", "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(quota, if unified() { "25000 100000" } else { "25000" });
+    // As the list has it for four CPUs: those there are.
+    let last = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
+    idle(&daemon, "set", &["--cpuset-cpus", &format!("0-{last}")]);
+    for (name, template, value) in [
+        ("swap", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}", "209715200 314572800"),
+        ("low", "{{.HostConfig.MemoryReservation}}", "524288000"),
+        ("most", "{{.HostConfig.NanoCpus}}", "1500000000"),
+        ("quarter", "{{.HostConfig.CpuPeriod}} {{.HostConfig.CpuQuota}}", "100000 25000"),
+    ] {
+        assert_eq!(field(&daemon, name, template), value);
+    }
+    let smallest = ["run", "--rm", "-m", "6m", "busybox", "echo", "small"];
+    assert_eq!(daemon.docker(&smallest).run().ok(), "small\n");
+}
+
+#[test]
 fn only_some_cpus_and_nodes() {
     let daemon = daemon();
     idle(&daemon, "set", &["--cpuset-cpus", "1", "--cpuset-mems", "0"]);
