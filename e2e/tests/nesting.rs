@@ -1,5 +1,6 @@
 //! Engines and init systems in containers, and systemd as the one who makes cgroups.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hoy_e2e::dockerd::Dockerd;
@@ -8,6 +9,12 @@ use hoy_testkit::{
     Daemon, Output, busybox_rootfs, debian_systemd_rootfs, programs, remove_cgroups, usr_rootfs,
     wait_until,
 };
+
+/// One after the other: what Docker's engine mounts is counted by those who count mounts.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a container needs to be a machine for an engine: programs, images, a place for its data
 /// that is no overlay.
@@ -87,6 +94,7 @@ fn works(run: impl Fn(&str) -> Output) {
 
 #[test]
 fn hoy_in_hoy_in_hoy() {
+    let _turn = turn();
     let daemon = daemon();
     import(&daemon, &usr_rootfs(), "machine");
     let before = counts(&daemon);
@@ -113,6 +121,7 @@ fn hoy_in_hoy_in_hoy() {
 
 #[test]
 fn an_overlay_is_no_place_for_a_data_root() {
+    let _turn = turn();
     let daemon = daemon();
     import(&daemon, &usr_rootfs(), "machine");
     let before = counts(&daemon);
@@ -132,6 +141,7 @@ fn an_overlay_is_no_place_for_a_data_root() {
 
 #[test]
 fn hoy_in_a_container_of_dockers() {
+    let _turn = turn();
     let Some(dockerd) = Dockerd::start() else {
         eprintln!("not shown: Debian's package docker.io is not installed");
         return;
@@ -170,6 +180,7 @@ fn hoy_in_a_container_of_dockers() {
 
 #[test]
 fn dockerd_in_hoy() {
+    let _turn = turn();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |name: &str| std::env::split_paths(&path).any(|d| d.join(name).exists());
     if !["dockerd", "containerd", "runc"].into_iter().all(there) {
@@ -210,6 +221,7 @@ fn start_systemd(daemon: &Daemon, name: &str, flags: &[&str]) {
 
 #[test]
 fn systemd_in_hoy() {
+    let _turn = turn();
     let daemon = daemon();
     import(&daemon, &debian_systemd_rootfs(), "debian");
     let before = counts(&daemon);
@@ -249,6 +261,7 @@ fn systemd_in_hoy() {
 
 #[test]
 fn containers_as_scopes_of_systemd() {
+    let _turn = turn();
     let daemon = daemon();
     import(&daemon, &debian_systemd_rootfs(), "debian");
     let before = counts(&daemon);
@@ -260,8 +273,8 @@ fn containers_as_scopes_of_systemd() {
     run("/hoy/hoy import /images/busybox.tar busybox").ok();
     let info = run("/hoy/hoy info -f '{{.CgroupDriver}}'");
     assert_eq!(info.ok(), "systemd\n");
-    run("/hoy/hoy run -d --name c -m 64m --pids-limit 33 --cpus .5 busybox sleep 1000").ok();
-    let id = run("/hoy/hoy inspect -f '{{.Id}}' c").ok().trim().to_owned();
+    run("/hoy/hoy run -d --name box -m 64m --pids-limit 33 --cpus .5 busybox sleep 1000").ok();
+    let id = run("/hoy/hoy inspect -f '{{.Id}}' box").ok().trim().to_owned();
     let scope = format!("hoy-{id}.scope");
     let show = |property: &str| {
         run(&format!("systemctl show --value -p {property} {scope}")).ok().trim().to_owned()
@@ -293,12 +306,12 @@ fn containers_as_scopes_of_systemd() {
     let denied = run("/hoy/hoy run --rm busybox sh -c 'mknod /x c 1 1 && cat /x'");
     assert!(denied.stderr.contains("not permitted"), "{denied:?}");
     // systemd knows of changes, and takes none back.
-    run("/hoy/hoy update --memory 128m --memory-swap -1 --pids-limit 44 c").ok();
+    run("/hoy/hoy update --memory 128m --memory-swap -1 --pids-limit 44 box").ok();
     assert_eq!((show(memory), show("TasksMax")), ((128 << 20).to_string(), "44".to_owned()));
     run("systemctl daemon-reload").ok();
     assert_eq!(limits(), ((128 << 20).to_string(), "44".to_owned()));
-    assert_eq!(run("/hoy/hoy exec c echo further").ok(), "further\n");
-    run("/hoy/hoy rm -f c").ok();
+    assert_eq!(run("/hoy/hoy exec box echo further").ok(), "further\n");
+    run("/hoy/hoy rm -f box").ok();
     assert_eq!(show("LoadState"), "not-found");
     // Who runs out of memory is told of, although systemd removes the cgroup at once.
     run("/hoy/hoy run --name eater -m 32m busybox tail /dev/zero").fails_with(137);

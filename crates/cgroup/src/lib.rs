@@ -156,6 +156,9 @@ impl Cgroup {
     fn limit(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
         self.give_parents_realtime(plan)?;
         self.write_limits(&plan.limits)?;
+        if let Some(limits) = self.with_holder(&plan.limits) {
+            self.write_limits(&limits)?;
+        }
         match &plan.devices {
             Some(rules) => devices::allow_only(self, rules),
             None => Ok(()),
@@ -175,6 +178,29 @@ impl Cgroup {
     pub fn inhabited(&self) {
         if let Some(holder) = &self.holder {
             holder.let_go();
+        }
+    }
+
+    /// To be said by its supervisor once the container's first process runs.
+    pub fn begun(&mut self, limits: &Limits) {
+        let changed = self.with_holder(limits).is_some();
+        drop(self.holder.take());
+        if changed {
+            // Of one that has ended already, nothing is left to be limited.
+            let _ = self.write_limits(&Limits { pids: limits.pids, ..Limits::default() });
+        }
+    }
+
+    /// What is different as long as there is one process more. On v1 it does not keep another from
+    /// joining.
+    fn with_holder(&self, limits: &Limits) -> Option<Limits> {
+        match limits.pids {
+            Some(Bound::At(pids))
+                if self.holder.is_some() && self.version("pids") == Version::V2 =>
+            {
+                Some(Limits { pids: Some(Bound::At(pids.saturating_add(1))), ..Limits::default() })
+            }
+            _ => None,
         }
     }
 

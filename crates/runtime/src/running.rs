@@ -54,9 +54,10 @@ pub struct Running {
 
 impl Prepared {
     /// Starts the container's program. Returns once it runs, or why it does not.
-    pub fn spawn(self, stdio: Stdio) -> Result<(Running, Started), StartError> {
+    pub fn spawn(mut self, stdio: Stdio) -> Result<(Running, Started), StartError> {
         match self.try_spawn(stdio) {
             Ok(started) => {
+                self.cgroup.begun(&self.plan.cgroup.limits);
                 let pidfd = match started.pidfd.try_clone() {
                     Ok(pidfd) => pidfd,
                     Err(error) => {
