@@ -1,7 +1,7 @@
 //! Seccomp profiles: Docker's JSON, its default profile, and a compiler to classic BPF. Pure.
 //!
 //! [`Profile`] is what a document says, [`Profile::resolve`] picks what is for one machine and one
-//! set of capabilities, [`compile`] makes the program. The verdicts are those of libseccomp as
+//! set of capabilities, [`compile()`] makes the program. The verdicts are those of libseccomp as
 //! Docker's runtime drives it (`tests/oracle.rs` asks the library itself); the program is a tree
 //! of ranges, since the kernel runs it once for every system call number when it is loaded.
 

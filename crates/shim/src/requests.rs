@@ -187,8 +187,16 @@ impl Shim {
         }
         self.session = Some(session);
         let oom = running.watch_oom();
-        let alive =
-            Alive { running, pid, started_at, paused: false, shares_pids, oom, oom_kills: 0 };
+        let alive = Alive {
+            running,
+            pid,
+            started_at,
+            paused: false,
+            shares_pids,
+            oom,
+            oom_kills: 0,
+            oom_until: None,
+        };
         self.container = Container::Running(Box::new(alive));
         self.tell_notes(&notes, None);
         Ok(Reply::Started { pid, started_at })

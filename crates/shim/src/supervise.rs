@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hoy_cgroup::OomWatch;
 use hoy_sys::process;
@@ -24,6 +24,10 @@ use crate::session::{CHUNK, Exit, Note, Session, Slot};
 
 /// After this long without anything to do the buffer for reading is given back.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long after a shortage of memory, and how often, it is looked whom the kernel has ended.
+const SHORT_OF_MEMORY: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One container, from before its start to after its end.
 pub(crate) struct Shim {
@@ -67,6 +71,8 @@ pub(crate) struct Alive {
     pub oom: Option<OomWatch>,
     /// As told to the daemon.
     pub oom_kills: u64,
+    /// Until when it is looked whether more have been.
+    pub oom_until: Option<Instant>,
 }
 
 /// Whose descriptor poll looked at.
@@ -155,6 +161,11 @@ impl Shim {
             fds.push(PollFd::new(children, PollFlags::IN));
         }
         let mut deadlines = Vec::new();
+        if let Container::Running(alive) = &self.container
+            && alive.oom_until.is_some()
+        {
+            deadlines.push(LOOK);
+        }
         let mut add = |session: &'_ Session| deadlines.extend(session.deadline());
         if let Some(session) = &self.session {
             add(session);
@@ -209,16 +220,26 @@ impl Shim {
         }
     }
 
-    /// The watch also fires for what did not end anything.
+    /// The watch fires before anything is ended, and for what ends nothing: from then on it is
+    /// looked at for a while.
     fn short_of_memory(&mut self) {
         let Container::Running(alive) = &mut self.container else { return };
         if let Some(oom) = &alive.oom {
             oom.clear();
         }
+        alive.oom_until = Some(Instant::now() + SHORT_OF_MEMORY);
+    }
+
+    fn tell_oom_kills(&mut self) {
+        let Container::Running(alive) = &mut self.container else { return };
+        let Some(until) = alive.oom_until else { return };
         let kills = alive.running.oom_kills();
         if kills > alive.oom_kills {
             alive.oom_kills = kills;
+            alive.oom_until = None;
             self.tell(Event::OutOfMemory { kills });
+        } else if until < Instant::now() {
+            alive.oom_until = None;
         }
     }
 
@@ -300,6 +321,7 @@ impl Shim {
 
     /// After each round: what has ended is told.
     fn tidy(&mut self) {
+        self.tell_oom_kills();
         self.tidy_execs();
         let mut notes = Vec::new();
         if let Some(session) = &mut self.session {
