@@ -183,7 +183,7 @@ pub(crate) fn unique_level(
     // Half a million pairs: many attempts mean that nearly all are taken.
     for _ in 0..10_000 {
         let number = random()?;
-        let category = |number: u64| (number % u64::from(CATEGORIES - 2)) as u32;
+        let category = |number: u64| (number & 0xffff_ffff) as u32 % (CATEGORIES - 2);
         let (a, b) = (category(number), category(number >> 32));
         let level = format!("s0:c{},c{}", a.min(b), a.max(b));
         if a != b && !used.contains(&level) {

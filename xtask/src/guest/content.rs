@@ -47,6 +47,8 @@ const ETC: &[(&str, &str)] = &[
     ("hosts", "127.0.0.1 localhost\n127.0.1.1 guest\n"),
     ("hostname", "guest\n"),
     ("resolv.conf", "nameserver 127.0.0.1\n"),
+    ("subuid", ""),
+    ("subgid", ""),
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 ];
 
@@ -93,7 +95,11 @@ pub fn write(
     for directory in ["etc/apparmor", "etc/apparmor.d"] {
         archive.copy_tree(&apparmor.join(directory), &format!("/{directory}"))?;
     }
-    found.extend([docker, parser]);
+    let features = "usr/share/apparmor-features/features";
+    archive.copy(&apparmor.join(features), &format!("/{features}"), 0o644)?;
+    let secilc = unpacked("secilc")?.join("usr/bin/secilc");
+    archive.copy(&secilc, "/usr/bin/secilc", 0o755)?;
+    found.extend([docker, parser, secilc]);
     for library in libraries(&found)? {
         archive.copy(&library, &library.to_string_lossy(), 0o755)?;
     }
