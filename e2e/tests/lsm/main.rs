@@ -247,8 +247,8 @@ fn user_namespaces_and_profiles() {
     }
     let _shared = shared();
     let mut daemon = Daemon::prepare(&["--userns-remap=default"])
-        .covering("/etc/subuid", "dockremap:100000:65536\n")
-        .covering("/etc/subgid", "dockremap:100000:65536\n");
+        .with_etc("subuid", "dockremap:100000:65536\n")
+        .with_etc("subgid", "dockremap:100000:65536\n");
     daemon.launch();
     give_busybox(&daemon);
     daemon.hoy(&["run", "-d", "--name", "own"]).args(SLEEP).run().ok();

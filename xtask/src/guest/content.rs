@@ -47,8 +47,6 @@ const ETC: &[(&str, &str)] = &[
     ("hosts", "127.0.0.1 localhost\n127.0.1.1 guest\n"),
     ("hostname", "guest\n"),
     ("resolv.conf", "nameserver 127.0.0.1\n"),
-    ("subuid", ""),
-    ("subgid", ""),
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 ];
 
