@@ -61,6 +61,8 @@ pub struct Settings {
     pub cpu_rt_period: i64,
     /// `default`, `user`, `uid`, `user:group` or `uid:gid`.
     pub userns_remap: Option<String>,
+    /// Containers get labels where the host has SELinux.
+    pub selinux_enabled: bool,
     /// Other OCI runtimes than the built-in one, by name.
     pub runtimes: BTreeMap<String, Runtime>,
     pub default_runtime: String,
@@ -119,6 +121,7 @@ impl Default for Settings {
             cpu_rt_runtime: 0,
             cpu_rt_period: 0,
             userns_remap: None,
+            selinux_enabled: false,
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
         }

@@ -445,6 +445,7 @@ impl Inner {
         plan::check_sysctls(&host)?;
         self.filters.filter(&host, plan::capabilities(&host)?)?;
         plan::check_cgroup_parent(&host.cgroup_parent, &self.settings)?;
+        self.lsm.check(&host)?;
         let mode = match host.network_mode.as_str() {
             "host" => NetworkMode::Host,
             "none" => NetworkMode::None,
@@ -477,6 +478,7 @@ impl Inner {
                 )));
             }
         }
+        let labels = self.labels(&host)?;
         let id = new_id()?;
         let name = match name {
             Some(name) => {
@@ -505,6 +507,7 @@ impl Inner {
             mounts,
             network: NetworkRecord { mode, endpoint: None },
             state: State::default(),
+            labels,
         };
         if let Err(error) = self.make_directories(&record) {
             self.abandon(&record);

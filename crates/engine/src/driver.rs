@@ -633,7 +633,8 @@ impl Driver {
         }
         let directory = self.directory();
         ExitRecord::clear(&directory);
-        let (plan, ticket) = inner.container_plan(&self.record).map_err(other)?;
+        let (plan, ticket, labels) = inner.container_plan(&self.record).map_err(other)?;
+        self.record.labels = labels;
         let request = StartRequest {
             plan,
             log: self.log_plan(),

@@ -19,8 +19,9 @@ use crate::error::{Error, Result, failed, lost};
 use crate::events::{Happening, Journal};
 use crate::exec::ExecState;
 use crate::files::{self, DnsOverrides};
+use crate::lsm::Lsm;
 use crate::plan::{self, Facts};
-use crate::record::{BindKind, NetworkMode, Record};
+use crate::record::{BindKind, LabelRecord, NetworkMode, Record};
 use crate::registry::Registry;
 use crate::seccomp::Filters;
 use crate::userns;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub journal: Journal,
     pub shim: ShimProgram,
     pub init: PathBuf,
+    pub lsm: Lsm,
     /// Of the containers' user namespaces, where they have any.
     pub id_maps: Option<IdMaps>,
     pub hello: &'static [u8],
@@ -151,6 +153,7 @@ impl Inner {
         settle_cgroups(&mut settings)?;
         let id_maps = userns::maps(&settings)?;
         let filters = Filters::open(&settings.seccomp_profile)?;
+        let lsm = Lsm::open(settings.selinux_enabled);
         let store = Store::open(&settings.data_root).map_err(failed("open the data root"))?;
         if lies_on_overlay(&settings.data_root) {
             tracing::warn!("{}", crate::system::ON_OVERLAY);
@@ -209,6 +212,7 @@ impl Inner {
             journal: Journal::default(),
             shim,
             init: parts.init,
+            lsm,
             id_maps,
             hello: parts.hello,
             id,
@@ -422,7 +426,11 @@ impl Inner {
     }
 
     /// Writes the container's files and makes its plan. The ticket keeps its layers.
-    pub fn container_plan(&self, record: &Record) -> Result<(ContainerPlan, RootfsTicket)> {
+    pub fn container_plan(
+        &self,
+        record: &Record,
+    ) -> Result<(ContainerPlan, RootfsTicket, LabelRecord)> {
+        let labels = self.labels_now(record)?;
         let ticket = self.images.layers(record.layers.clone()).map_err(failed("open the image"))?;
         let hostname = hostname(record);
         let files = self.files_of_the_network(record);
@@ -453,8 +461,9 @@ impl Inner {
             seccomp: &|host, capabilities| self.filters.filter(host, capabilities),
             seccomp_rules: &|host, capabilities| self.filters.rules(host, capabilities),
             userns: self.userns(&record.host).cloned(),
+            labels: labels.clone(),
         };
-        Ok((plan::container(record, facts)?, ticket))
+        Ok((plan::container(record, facts)?, ticket, labels))
     }
 
     fn write_files(

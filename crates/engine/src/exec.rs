@@ -207,6 +207,8 @@ impl ExecSession {
         let inner = &self.engine.inner;
         let record = self.handle.record();
         let filter = |host: &_, capabilities| inner.filters.filter(host, capabilities);
+        // It may have been unloaded since the start.
+        inner.lsm.profile(&record.host)?;
         let process =
             plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
         let mut client: Option<OwnedFd> = None;

@@ -4,6 +4,7 @@
 //! functions (`spec`, `plan`, `life`, `refuse`, `files`); what touches the host is in the rooms
 //! below. The engine knows nothing of HTTP.
 
+mod apparmor;
 mod containers;
 mod detach;
 mod devices;
@@ -16,11 +17,13 @@ mod files;
 mod images;
 mod life;
 mod limits;
+mod lsm;
 mod plan;
 mod record;
 mod refuse;
 mod registry;
 mod seccomp;
+mod selinux;
 mod shim_link;
 mod show;
 mod spec;

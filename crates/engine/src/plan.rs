@@ -13,7 +13,7 @@ use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
 use crate::devices::Devices;
 use crate::error::{Error, Result};
-use crate::record::{BindKind, BindMount, NetworkMode, Record};
+use crate::record::{BindKind, BindMount, LabelRecord, NetworkMode, Record};
 use crate::seccomp::{RuleSource, Source};
 
 /// What the plan needs beside the record.
@@ -37,12 +37,16 @@ pub(crate) struct Facts<'a> {
     pub seccomp_rules: RuleSource<'a>,
     /// The ids of its own user namespace.
     pub userns: Option<IdMaps>,
+    pub labels: LabelRecord,
 }
 
 /// The plan of a container's start.
 pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPlan> {
     let host = &record.host;
     let mut mounts: Vec<MountPlan> = Vec::new();
+    // Who joins another's network has that one's files.
+    let joined = matches!(record.network.mode, NetworkMode::Container(_));
+    let mode_of_files = if joined { "z" } else { "Z" };
     let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
     for name in ["resolv.conf", "hostname", "hosts"] {
         let target = format!("/etc/{name}");
@@ -52,10 +56,11 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
                 source: MountSource::Bind { path: facts.files.join(name), recursive: false },
                 readonly: host.readonly_rootfs,
                 propagation: Propagation::Private,
+                relabel: facts.labels.of_source(mode_of_files),
             });
         }
     }
-    mounts.extend(record.mounts.iter().map(mount_plan));
+    mounts.extend(record.mounts.iter().map(|mount| mount_plan(mount, &facts.labels)));
     let config = &record.config;
     let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
     let mode = |text: &str| match text {
@@ -83,7 +88,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
             uts: mode(&host.uts_mode),
             cgroup: mode(&host.cgroupns_mode),
         },
-        process: process(record, facts.settings, facts.seccomp)?,
+        process: process(record, &facts.labels, facts.settings, facts.seccomp)?,
         mounts,
         devices: if host.privileged { DevicePlan::All } else { DevicePlan::Default },
         extra_devices: facts.devices.nodes,
@@ -99,6 +104,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
         writable_sys: host.privileged,
         init: wants_init.then_some(facts.init),
         userns: facts.userns,
+        mount_label: facts.labels.mount,
         external: external(record, facts.settings, facts.seccomp_rules)?,
     })
 }
@@ -139,7 +145,7 @@ pub(crate) fn is_external(record: &Record) -> bool {
     !hoy_config::BUILT_IN_RUNTIMES.contains(&record.host.runtime.as_str())
 }
 
-fn mount_plan(mount: &BindMount) -> MountPlan {
+fn mount_plan(mount: &BindMount, labels: &LabelRecord) -> MountPlan {
     let source = match &mount.kind {
         BindKind::Bind { source, recursive, .. } => {
             MountSource::Bind { path: source.into(), recursive: *recursive }
@@ -155,7 +161,13 @@ fn mount_plan(mount: &BindMount) -> MountPlan {
         "shared" | "rshared" => Propagation::Shared,
         _ => Propagation::Private,
     };
-    MountPlan { target: mount.target.clone(), source, readonly: mount.readonly, propagation }
+    MountPlan {
+        target: mount.target.clone(),
+        source,
+        readonly: mount.readonly,
+        propagation,
+        relabel: labels.of_source(&mount.mode),
+    }
 }
 
 fn sysctls(record: &Record) -> Vec<(String, String)> {
@@ -259,7 +271,12 @@ fn cgroup_parent(asked: &str, default: &str) -> String {
     if parts.is_empty() { default.to_owned() } else { parts.join("/") }
 }
 
-fn process(record: &Record, settings: &Settings, seccomp: Source<'_>) -> Result<ProcessPlan> {
+fn process(
+    record: &Record,
+    labels: &LabelRecord,
+    settings: &Settings,
+    seccomp: Source<'_>,
+) -> Result<ProcessPlan> {
     let config = &record.config;
     let host = &record.host;
     let capabilities = capabilities(host)?;
@@ -284,6 +301,7 @@ fn process(record: &Record, settings: &Settings, seccomp: Source<'_>) -> Result<
         seccomp: filter.program,
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj as i32),
         seccomp_flags: filter.flags,
+        labels: labels.of_processes(),
     })
 }
 
@@ -317,7 +335,7 @@ pub(crate) fn exec(
     settings: &Settings,
     seccomp: Source<'_>,
 ) -> Result<ProcessPlan> {
-    let mut plan = process(record, settings, seccomp)?;
+    let mut plan = process(record, &record.labels, settings, seccomp)?;
     plan.args = request.cmd.clone().unwrap_or_default();
     for entry in request.env.iter().flatten() {
         let key = entry.split('=').next().unwrap_or(entry);

@@ -25,6 +25,19 @@ pub struct Record {
     pub mounts: Vec<BindMount>,
     pub network: NetworkRecord,
     pub state: State,
+    #[serde(default)]
+    pub labels: LabelRecord,
+}
+
+/// What the host's security modules call it; empty for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelRecord {
+    /// AppArmor's profile since its last start.
+    pub apparmor: String,
+    /// SELinux's context of its processes.
+    pub process: String,
+    /// SELinux's context of its files.
+    pub mount: String,
 }
 
 /// A directory or file of the host, or a tmpfs, as `-v`, `--mount` and `--tmpfs` ask for.

@@ -51,13 +51,11 @@ pub(crate) fn unbuilt(
             | "no-new-privileges:true"
             | "no-new-privileges=false"
             | "no-new-privileges:false"
-            | "label=disable"
-            | "label:disable"
-            | "apparmor=unconfined"
-            | "apparmor:unconfined"
             | "systempaths=unconfined" => {}
             // What it says is looked at where it is compiled.
             _ if name == "seccomp" && option.len() > name.len() => {}
+            // The host decides: see `lsm`.
+            _ if matches!(name, "apparmor" | "label") && option.len() > name.len() + 1 => {}
             _ if matches!(name, "apparmor" | "label" | "writable-cgroups") => {
                 return Err(Error::unavailable(format!("--security-opt {option}")));
             }

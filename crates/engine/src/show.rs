@@ -52,6 +52,9 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
+        app_armor_profile: record.labels.apparmor.clone(),
+        process_label: record.labels.process.clone(),
+        mount_label: record.labels.mount.clone(),
         log_path: if record.host.log_config.kind == "none" {
             String::new()
         } else {

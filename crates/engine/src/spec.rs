@@ -126,6 +126,7 @@ pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
             own.push(hoy_wire::Ulimit { name: name.clone(), soft: *soft, hard: *hard });
         }
     }
+    crate::lsm::fill_host(host);
     if settings.init && host.init.is_none() {
         host.init = Some(true);
     }
@@ -346,7 +347,7 @@ fn parse_bind(text: &str) -> Result<BindMount> {
     for word in mode.split(',').filter(|word| !word.is_empty()) {
         match word {
             "ro" => readonly = true,
-            // Labels for SELinux, which no host of hoy enforces yet: as Docker there.
+            // Labels for SELinux: without effect where that is not in use, as Docker.
             "rw" | "z" | "Z" => {}
             "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
                 propagation = word.to_owned();

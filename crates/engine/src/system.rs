@@ -72,7 +72,11 @@ impl Engine {
             "" => "builtin",
             named => named,
         };
-        let mut security = vec![format!("name=seccomp,profile={profile}")];
+        warnings.extend(inner.lsm.warnings.iter().cloned());
+        let mut security = Vec::new();
+        security.extend(inner.lsm.apparmor().then(|| "name=apparmor".to_owned()));
+        security.push(format!("name=seccomp,profile={profile}"));
+        security.extend(inner.lsm.selinux().then(|| "name=selinux".to_owned()));
         security.extend(inner.id_maps.is_some().then(|| "name=userns".to_owned()));
         let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
         wire::Info {

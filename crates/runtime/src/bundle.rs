@@ -83,6 +83,7 @@ pub(crate) fn document(
             rootfs_propagation: propagation,
             masked_paths: masked,
             readonly_paths: plan.readonly_paths.clone(),
+            mount_label: named(&plan.mount_label),
             ..oci::Linux::default()
         },
     })
@@ -138,10 +139,14 @@ pub(crate) fn process(
         },
         rlimits: rlimits.collect::<Result<_, StartError>>()?,
         no_new_privileges: plan.no_new_privileges,
-        apparmor_profile: None,
-        selinux_label: None,
+        apparmor_profile: named(&plan.labels.apparmor),
+        selinux_label: named(&plan.labels.selinux),
         oom_score_adj: plan.oom_score_adj,
     })
+}
+
+fn named(label: &str) -> Option<String> {
+    (!label.is_empty()).then(|| label.to_owned())
 }
 
 /// By the kernel's number.
@@ -391,7 +396,7 @@ mod tests {
     use hoy_types::UserSpec;
 
     use super::*;
-    use crate::plan::{DevicePlan, NamespacePlan, RootPlan};
+    use crate::plan::{DevicePlan, NamespacePlan, ProcessLabels, RootPlan};
 
     fn plan() -> ContainerPlan {
         ContainerPlan {
@@ -426,12 +431,14 @@ mod tests {
                 seccomp: Vec::new(),
                 seccomp_flags: 0,
                 oom_score_adj: Some(5),
+                labels: ProcessLabels { apparmor: "profile".into(), selinux: String::new() },
             },
             mounts: vec![MountPlan {
                 target: "/data".into(),
                 source: MountSource::Bind { path: "/source".into(), recursive: true },
                 readonly: true,
                 propagation: Propagation::Slave,
+                relabel: None,
             }],
             devices: DevicePlan::Default,
             masked_paths: vec!["/proc/kcore".into()],
@@ -453,6 +460,7 @@ mod tests {
             init: Some(PathBuf::from("/init")),
             extra_devices: Vec::new(),
             userns: None,
+            mount_label: "u:o:t:s0".into(),
             external: None,
         }
     }
@@ -504,6 +512,9 @@ mod tests {
         let linux = &spec.linux;
         assert_eq!(linux.cgroups_path, "/hoy/abc");
         assert_eq!(linux.rootfs_propagation.as_deref(), Some("rslave"));
+        assert_eq!(linux.mount_label.as_deref(), Some("u:o:t:s0"));
+        assert_eq!(spec.process.apparmor_profile.as_deref(), Some("profile"));
+        assert_eq!(spec.process.selinux_label, None);
         assert_eq!(linux.masked_paths, ["/proc/kcore", "/sys/cpu0"]);
         assert_eq!(linux.sysctl["net.core.somaxconn"], "5");
         let memory = linux.resources.memory.as_ref().unwrap();

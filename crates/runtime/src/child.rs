@@ -21,7 +21,8 @@ use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{FailureReason, StartError, text};
-use crate::plan::{NamespaceMode, ProcessPlan};
+use crate::lsm;
+use crate::plan::{NamespaceMode, ProcessLabels, ProcessPlan};
 use crate::prepare::Prepared;
 use crate::rootfs::as_root_of;
 use crate::running::Stdio;
@@ -197,6 +198,7 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
         let _ = write_own(&tree.proc, "oom_score_adj", &adjustment.to_string());
     }
     weaken(prepared);
+    confine(&tree.proc, &plan.process, Role::First)?;
     switch_root(prepared)?;
     let _ = process::new_session_keyring();
     let slave = match terminal {
@@ -223,6 +225,15 @@ fn weaken(prepared: &Prepared) {
     if without(Protection::Paths) {
         let _ = prepared.root.make_directories(&prepared.plan.process.cwd, 0o755);
     }
+}
+
+/// As what the program is to run: told while our own proc is at hand, true from its first
+/// instruction on.
+fn confine(proc: &OwnedFd, plan: &ProcessPlan, role: Role) -> Result<(), StartError> {
+    lsm::confine(proc, &plan.labels).map_err(|error| {
+        let reason = if error.missing { FailureReason::NotFound } else { FailureReason::System };
+        role.failure(reason, &error.text)
+    })
 }
 
 fn write_own(proc: &OwnedFd, file: &str, value: &str) -> io::Result<()> {
@@ -557,6 +568,12 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
     process::reset_signals();
     join_cgroups(&child.tasks)?;
     drop(child.tasks);
+    // While /proc is the host's: what a container has mounted there may be anything. The process
+    // that is made below inherits it.
+    if child.plan.labels != ProcessLabels::default() {
+        let proc = lsm::host_proc().map_err(|error| StartError::system("open /proc", error))?;
+        confine(&proc, child.plan, Role::Further)?;
+    }
     let mapped = child.namespaces & process::NEWUSER != 0;
     if mapped {
         raise_limits(child.plan);

@@ -9,6 +9,7 @@ pub mod caps;
 mod child;
 mod error;
 mod external;
+mod lsm;
 pub mod plan;
 mod prepare;
 mod rootfs;

@@ -37,6 +37,8 @@ pub struct ContainerPlan {
     /// The ids of its own user namespace, whose descriptor comes with the plan. Files of the root
     /// file system lie on the disk with the ids that they have inside.
     pub userns: Option<IdMaps>,
+    /// What SELinux calls every file of the container's own file systems; empty for nothing.
+    pub mount_label: String,
     /// Another OCI runtime than the built-in one.
     pub external: Option<ExternalPlan>,
 }
@@ -115,6 +117,16 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// SECCOMP_FILTER_FLAG_*.
     pub seccomp_flags: u32,
+    pub labels: ProcessLabels,
+}
+
+/// What the host's security modules confine a process as; empty where they are not asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLabels {
+    /// The name of a profile.
+    pub apparmor: String,
+    /// A context.
+    pub selinux: String,
 }
 
 /// One `setrlimit`. `resource` is the kernel's number (RLIMIT_*).
@@ -141,6 +153,8 @@ pub struct MountPlan {
     pub source: MountSource,
     pub readonly: bool,
     pub propagation: Propagation,
+    /// The label that SELinux is to know the source by from now on.
+    pub relabel: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

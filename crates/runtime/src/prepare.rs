@@ -14,8 +14,10 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::StartError;
+use crate::lsm;
 use crate::plan::{
-    ContainerPlan, DeviceNodePlan, DevicePlan, MountSource, NamespaceMode, NetMode, Propagation,
+    ContainerPlan, DeviceNodePlan, DevicePlan, MountPlan, MountSource, NamespaceMode, NetMode,
+    Propagation,
 };
 use crate::rootfs;
 use crate::users::{self, Credentials};
@@ -76,13 +78,14 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
         return Err(StartError::invalid("the plan and its user namespace do not match"));
     }
     let userns = given.userns.as_ref();
-    let root = RootFd::new(rootfs::mount(&plan.root, userns.zip(plan.userns.as_ref()))?);
+    let root = RootFd::new(rootfs::mount(
+        &plan.root,
+        &plan.mount_label,
+        userns.zip(plan.userns.as_ref()),
+    )?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
     users::check_mapped(&credentials, plan.userns.as_ref())?;
-    let sources = plan
-        .mounts
-        .iter()
-        .map(|mount| source(&mount.source, mount.readonly, mount.propagation, userns.is_some()));
+    let sources = plan.mounts.iter().map(|mount| source(mount, userns.is_some()));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let init = plan.init.as_deref().map(|path| clone_tree(path, false)).transpose()?;
     let mut devices = default_devices();
@@ -128,14 +131,13 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     })
 }
 
-pub(crate) fn source(
-    source: &MountSource,
-    readonly: bool,
-    propagation: Propagation,
-    mapped: bool,
-) -> Result<Source, StartError> {
-    let MountSource::Bind { path, recursive } = source else { return Ok(Source::Tmpfs) };
+pub(crate) fn source(plan: &MountPlan, mapped: bool) -> Result<Source, StartError> {
+    let MountSource::Bind { path, recursive } = &plan.source else { return Ok(Source::Tmpfs) };
+    let MountPlan { readonly, propagation, .. } = *plan;
     let mount = clone_tree(path, *recursive)?;
+    if let Some(label) = &plan.relabel {
+        lsm::relabel(path, label)?;
+    }
     let failed = |error: std::io::Error| {
         StartError::system(&format!("bind mount of {}", path.display()), error)
     };

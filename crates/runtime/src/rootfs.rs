@@ -30,12 +30,14 @@ struct Layers {
     /// The detached mount that `upper` and `work` are in, where ids are mapped. The layers are
     /// detached mounts of their own then.
     place: Option<OwnedFd>,
+    /// What SELinux is to call all files.
+    label: String,
 }
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Layers {
-    fn open(plan: &RootPlan) -> Result<Self, StartError> {
+    fn open(plan: &RootPlan, label: &str) -> Result<Self, StartError> {
         let open = |path: &Path| {
             rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
                 .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))
@@ -45,10 +47,11 @@ impl Layers {
             upper: open(&plan.upper)?,
             work: open(&plan.work)?,
             place: None,
+            label: label.to_owned(),
         })
     }
 
-    fn mapped(plan: &RootPlan, userns: &OwnedFd) -> Result<Self, StartError> {
+    fn mapped(plan: &RootPlan, label: &str, userns: &OwnedFd) -> Result<Self, StartError> {
         let mapped = |path: &Path| {
             let mount = clone_tree(path, false)?;
             map_ids(mount.as_fd(), userns.as_fd()).map_err(|error| {
@@ -78,6 +81,7 @@ impl Layers {
             upper: open(upper)?,
             work: open(work)?,
             place: Some(place),
+            label: label.to_owned(),
         })
     }
 }
@@ -85,13 +89,14 @@ impl Layers {
 /// The root file system as a detached mount, with the ids of a user namespace or as they are.
 pub(crate) fn mount(
     plan: &RootPlan,
+    label: &str,
     userns: Option<(&OwnedFd, &IdMaps)>,
 ) -> Result<OwnedFd, StartError> {
     let Some((userns, maps)) = userns else {
-        let layers = Layers::open(plan)?;
+        let layers = Layers::open(plan, label)?;
         return lay(&layers, plan.volatile).map_err(|errno| refused(&layers, errno));
     };
-    let layers = Layers::mapped(plan, userns)?;
+    let layers = Layers::mapped(plan, label, userns)?;
     as_root_of(maps, || match lay(&layers, plan.volatile) {
         // Before Linux 6.15 an overlay lies over nothing that is in no tree.
         Err(Errno::INVAL) => lay_elsewhere(&layers, plan.volatile),
@@ -209,6 +214,9 @@ fn mounted(say: Way, layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     if volatile {
         fsconfig_set_flag(&context, "volatile")?;
+    }
+    if !layers.label.is_empty() {
+        fsconfig_set_string(&context, "context", layers.label.as_str())?;
     }
     say(&context, layers)?;
     fsconfig_create(&context)?;

@@ -33,13 +33,14 @@ pub(crate) struct Tree {
     pub dev: OwnedFd,
 }
 
-/// A file system of the kernel, detached.
+/// A file system of the kernel, detached, whose files all have one label unless that is empty.
 fn make(
     kind: &str,
     options: &[(&str, &str)],
     flags: MountAttrFlags,
+    label: &str,
 ) -> Result<OwnedFd, StartError> {
-    make_as(kind, kind, options, flags)
+    make_as(kind, kind, options, flags, label)
 }
 
 fn make_as(
@@ -47,11 +48,15 @@ fn make_as(
     source: &str,
     options: &[(&str, &str)],
     flags: MountAttrFlags,
+    label: &str,
 ) -> Result<OwnedFd, StartError> {
     let failed = |errno: Errno| StartError::system(&format!("mount {kind}"), errno);
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
     // What mount tables show first: Docker's runtime tells the kind again.
     fsconfig_set_string(&context, "source", source).map_err(failed)?;
+    if !label.is_empty() {
+        fsconfig_set_string(&context, "context", label).map_err(failed)?;
+    }
     for (key, value) in options {
         if value.is_empty() {
             fsconfig_set_flag(&context, *key).map_err(failed)?;
@@ -125,7 +130,7 @@ fn subdirectory(of: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd, StartErr
 /// Builds everything below the root, which is attached already.
 pub(crate) fn build(prepared: &Prepared, dev: OwnedFd) -> Result<Tree, StartError> {
     let root = &prepared.root;
-    let proc = make("proc", &[], USUAL)?;
+    let proc = make("proc", &[], USUAL, "")?;
     attach(proc.as_fd(), real_directory(root, "proc")?.as_fd(), "/proc")?;
     let pts = devices(prepared, &dev)?;
     system(prepared)?;
@@ -137,7 +142,7 @@ pub(crate) fn build(prepared: &Prepared, dev: OwnedFd) -> Result<Tree, StartErro
         attach(init.as_fd(), file.as_fd(), target)?;
     }
     for (mount, source) in prepared.plan.mounts.iter().zip(&prepared.sources) {
-        user_mount(root, mount, source)?;
+        user_mount(prepared, mount, source)?;
     }
     if rustix::fs::accessat(&proc, "kcore", Access::EXISTS, AtFlags::empty()).is_ok() {
         rustix::fs::symlinkat("/proc/kcore", &dev, "core")
@@ -156,7 +161,8 @@ pub(crate) fn device_files(prepared: &Prepared) -> Result<OwnedFd, StartError> {
     if without(Protection::OwnDevices) {
         return prepared.root.open("/dev", OFlags::RDONLY, Links::Inside).map_err(below);
     }
-    let dev = make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags)?;
+    let dev =
+        make("tmpfs", &[("mode", "755"), ("size", "65536k")], flags, &prepared.plan.mount_label)?;
     for node in prepared.devices.iter().filter(|node| in_dev(node)) {
         make_node(prepared, &dev, node)?;
     }
@@ -177,25 +183,27 @@ fn devices(prepared: &Prepared, dev: &OwnedFd) -> Result<OwnedFd, StartError> {
     if !without(Protection::OwnDevices) {
         attach(dev.as_fd(), real_directory(&prepared.root, "dev")?.as_fd(), "/dev")?;
     }
+    let label = &prepared.plan.mount_label;
     let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     // The group tty, where the container can have it.
     if prepared.plan.userns.as_ref().is_none_or(|maps| maps.gid(5).is_some()) {
         options.push(("gid", "5"));
     }
     let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-    let pts = make("devpts", &options, pts_flags)?;
+    let pts = make("devpts", &options, pts_flags, label)?;
     attach(pts.as_fd(), subdirectory(dev, "pts", 0o755)?.as_fd(), "/dev/pts")?;
     if prepared.host_ipc.is_empty()
         && let Some(size) = prepared.plan.shm_size
     {
         let size = size.to_string();
         let options = [("mode", "1777"), ("size", size.as_str())];
-        let shm = make_as("tmpfs", "shm", &options, USUAL)?;
+        let shm = make_as("tmpfs", "shm", &options, USUAL, label)?;
         attach(shm.as_fd(), subdirectory(dev, "shm", 0o1777)?.as_fd(), "/dev/shm")?;
     }
     // Shows the queues of the namespace it is made in, the host's too.
+    let of_queues = if prepared.host_ipc.is_empty() { label } else { "" };
     let queues = subdirectory(dev, "mqueue", 0o755)?;
-    if let Ok(queue) = make("mqueue", &[], USUAL) {
+    if let Ok(queue) = make("mqueue", &[], USUAL, of_queues) {
         attach(queue.as_fd(), queues.as_fd(), "/dev/mqueue")?;
     }
     for (name, mount) in &prepared.host_ipc {
@@ -268,7 +276,7 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
     };
     // Made here, after the network namespace was entered: sysfs shows that one's interfaces.
     let options: &[(&str, &str)] = if writable { &[] } else { &[("ro", "")] };
-    let sys = make("sysfs", options, readonly(USUAL))?;
+    let sys = make("sysfs", options, readonly(USUAL), "")?;
     attach(sys.as_fd(), real_directory(&prepared.root, "sys")?.as_fd(), "/sys")?;
     let Ok(target) = prepared.root.handle("/sys/fs/cgroup", Links::None) else { return Ok(()) };
     let writable = writable || without(Protection::ReadonlyCgroups);
@@ -281,7 +289,7 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
         attributes::set_attributes(view.as_fd(), set, 0, true).map_err(failed)?;
         return attach(view.as_fd(), target.as_fd(), "/sys/fs/cgroup");
     }
-    let top = make("tmpfs", &[("mode", "755")], USUAL)?;
+    let top = make("tmpfs", &[("mode", "755")], USUAL, &prepared.plan.mount_label)?;
     attach(top.as_fd(), target.as_fd(), "/sys/fs/cgroup")?;
     for (name, _, view) in &prepared.cgroup_views {
         attach(view.as_fd(), subdirectory(&top, name, 0o755)?.as_fd(), name)?;
@@ -295,10 +303,11 @@ fn system(prepared: &Prepared) -> Result<(), StartError> {
 }
 
 fn user_mount(
-    root: &RootFd,
+    prepared: &Prepared,
     mount: &crate::plan::MountPlan,
     source: &Source,
 ) -> Result<(), StartError> {
+    let root = &prepared.root;
     match (source, &mount.source) {
         (Source::Bind { mount: tree, directory }, _) => {
             let target = if *directory {
@@ -325,7 +334,7 @@ fn user_mount(
             flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, options.nosuid);
             flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, options.nodev);
             flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.readonly);
-            let tree = make("tmpfs", &strings, flags)?;
+            let tree = make("tmpfs", &strings, flags, &prepared.plan.mount_label)?;
             let target = root
                 .make_directories(&mount.target, 0o755)
                 .map_err(|error| target_error(&mount.target, &error))?;
@@ -443,7 +452,7 @@ pub(crate) fn write_proc(proc: &OwnedFd, path: &str, value: &str) -> std::io::Re
 fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     let plan = &prepared.plan;
     if !plan.masked_paths.is_empty() && !without(Protection::Masks) {
-        let empty = empty_directory()?;
+        let empty = empty_directory(&plan.mount_label)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let null = if without(Protection::OwnMasks) {
             prepared.root.handle("/dev/null", Links::Inside).map_err(below)?
@@ -456,7 +465,7 @@ fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
             let stat = rustix::fs::fstat(&target).map_err(|e| StartError::system("stat", e))?;
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             let cover = if directory {
-                another(&empty)?
+                another(&empty, &plan.mount_label)?
             } else {
                 clone(null.as_fd(), false)
                     .map_err(|errno| StartError::system(&format!("mask {path}"), errno))?
@@ -475,17 +484,17 @@ fn hide(prepared: &Prepared, dev: &OwnedFd) -> Result<(), StartError> {
     Ok(())
 }
 
-fn empty_directory() -> Result<OwnedFd, StartError> {
+fn empty_directory(label: &str) -> Result<OwnedFd, StartError> {
     let flags = USUAL.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
-    make("tmpfs", &[("nr_inodes", "1"), ("size", "4096")], flags)
+    make("tmpfs", &[("nr_inodes", "1"), ("size", "4096")], flags, label)
 }
 
 /// The same empty directory once more. Before Linux 6.15 a mount that is in no tree cannot be
 /// cloned: then it is another one.
-fn another(empty: &OwnedFd) -> Result<OwnedFd, StartError> {
+fn another(empty: &OwnedFd, label: &str) -> Result<OwnedFd, StartError> {
     match clone(empty.as_fd(), false) {
         Ok(cover) => Ok(cover),
-        Err(Errno::INVAL) => empty_directory(),
+        Err(Errno::INVAL) => empty_directory(label),
         Err(errno) => Err(StartError::system("clone an empty directory", errno)),
     }
 }
@@ -499,7 +508,7 @@ fn mask_throttling(prepared: &Prepared, empty: &OwnedFd) -> Result<(), StartErro
         };
         let path = format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
         if let Some(target) = existing(&prepared.root, &path)? {
-            attach(another(empty)?.as_fd(), target.as_fd(), &path)?;
+            attach(another(empty, &prepared.plan.mount_label)?.as_fd(), target.as_fd(), &path)?;
         }
     }
     Ok(())

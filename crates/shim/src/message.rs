@@ -10,7 +10,7 @@ use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change that an older peer could not read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A request with the number that its answer repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

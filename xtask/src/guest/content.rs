@@ -93,7 +93,11 @@ pub fn write(
     for directory in ["etc/apparmor", "etc/apparmor.d"] {
         archive.copy_tree(&apparmor.join(directory), &format!("/{directory}"))?;
     }
-    found.extend([docker, parser]);
+    let features = "usr/share/apparmor-features/features";
+    archive.copy(&apparmor.join(features), &format!("/{features}"), 0o644)?;
+    let secilc = unpacked("secilc")?.join("usr/bin/secilc");
+    archive.copy(&secilc, "/usr/bin/secilc", 0o755)?;
+    found.extend([docker, parser, secilc]);
     for library in libraries(&found)? {
         archive.copy(&library, &library.to_string_lossy(), 0o755)?;
     }

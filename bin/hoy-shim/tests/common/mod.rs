@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hoy_cgroup::{Cgroup, CgroupPlan, Limits};
 use hoy_runtime::{
     BpfInstruction, ContainerPlan, DevicePlan, ExecPlan, NamespaceMode, NamespacePlan, NetMode,
-    ProcessPlan, RootPlan, caps,
+    ProcessLabels, ProcessPlan, RootPlan, caps,
 };
 use hoy_shim::client::{self, Connection, ShimProgram};
 use hoy_shim::message::{
@@ -139,6 +139,7 @@ impl Place {
                 init: None,
                 extra_devices: Vec::new(),
                 userns: None,
+                mount_label: String::new(),
                 external: None,
             },
             log: LogPlan::JsonFile { path: self.log(id), max_size: Some(20 << 20), max_files: 5 },
@@ -221,6 +222,7 @@ fn process(script: &str) -> ProcessPlan {
         seccomp: docker_filter(),
         oom_score_adj: None,
         seccomp_flags: 0,
+        labels: ProcessLabels::default(),
     }
 }
 
