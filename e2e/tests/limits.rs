@@ -385,6 +385,27 @@ fn what_only_one_version_has() {
 }
 
 #[test]
+fn real_time_where_the_daemon_hands_it_down() {
+    if unified() {
+        // No such thing there: what is asked for is refused, see above.
+        return;
+    }
+    let daemon = Daemon::start_with(&["--cpu-rt-runtime=200000", "--cpu-rt-period=1000000"]);
+    hoy_e2e::give_busybox(&daemon);
+    let run = |flags: &[&str]| {
+        let run = daemon.docker(&["run", "--rm", "--cap-add", "sys_nice"]).args(flags);
+        run.args(["busybox", "chrt", "-f", "1", "echo", "in time"]).run()
+    };
+    assert!(run(&[]).stderr.contains("Operation not permitted"));
+    assert_eq!(run(&["--cpu-rt-runtime=100000"]).ok(), "in time\n");
+    let more = run(&["--cpu-rt-runtime=300000"]);
+    assert!(more.stderr.contains("CPU real-time runtime"), "{more:?}");
+    assert!(more.stderr.contains("invalid argument"), "{more:?}");
+    let kept = daemon.docker(&["ps", "-aq"]).run();
+    assert_eq!(kept.ok(), "");
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_leaves_nothing() {
     let daemon = daemon();
     let before = counts(&daemon);

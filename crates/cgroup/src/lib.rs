@@ -67,9 +67,9 @@ pub struct DeviceRule {
 /// What went wrong with which cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("{operation} cgroup {path}: {source}")]
+    #[error("{operation} cgroup {path}: {}", plain(.source))]
     Io { operation: &'static str, path: String, source: io::Error },
-    #[error("set the {limit} of cgroup {path} to {value}: {source}")]
+    #[error("set the {limit} of cgroup {path} to {value}: {}", plain(.source))]
     Limit { limit: &'static str, value: String, path: String, source: io::Error },
     #[error("{operation} {unit}: {source}")]
     Systemd { operation: &'static str, unit: String, source: BusError },
@@ -498,6 +498,12 @@ pub fn remove_everywhere(plan: &CgroupPlan) -> Result<(), CgroupError> {
 
 fn unit_of(plan: &CgroupPlan) -> Option<String> {
     (plan.driver == Driver::Systemd).then(|| systemd::unit(plan))
+}
+
+/// The kernel's words for an error, without Rust's "(os error N)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 fn path_of(plan: &CgroupPlan, hierarchies: &Hierarchies) -> Result<String, CgroupError> {
