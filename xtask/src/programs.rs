@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
-const GNU: &str = "x86_64-unknown-linux-gnu";
+/// What tests are built for, too: everything is compiled once, and runs in the guest as it is.
+pub const GNU: &str = "x86_64-unknown-linux-gnu";
 /// For RUSTFLAGS.
-const STATIC: &str = "-C target-feature=+crt-static";
+pub const STATIC: &str = "-C target-feature=+crt-static";
 
 /// How much the optimiser may work.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -41,10 +41,11 @@ pub fn say(text: &str) {
 
 pub fn check() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
-    let mut doc = Command::new("cargo");
-    doc.current_dir(workspace())
-        .args(["doc", "--workspace", "--no-deps", "--quiet", "--document-private-items"])
+    let mut clippy = as_built("clippy");
+    clippy.args(["--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
+    run(&mut clippy)?;
+    let mut doc = as_built("doc");
+    doc.args(["--workspace", "--no-deps", "--quiet", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings");
     run(&mut doc)?;
     if Command::new("cargo-deny").arg("--version").output().is_ok() {
@@ -59,9 +60,8 @@ pub fn test(args: &[String]) -> Result<()> {
     let weakened = programs::target_directory().join("weakened-programs");
     programs::build_weakened_into(&weakened)?;
     programs::build_into(&directory, Effort::Quick)?;
-    let mut test = Command::new("cargo");
-    test.current_dir(workspace())
-        .args(["test", "--workspace", "--no-fail-fast"])
+    let mut test = as_built("test");
+    test.args(["--workspace", "--no-fail-fast"])
         .args(args)
         .env("HOY_PROGRAMS", &directory)
         .env("HOY_WEAK_PROGRAMS", &weakened);
@@ -104,6 +104,16 @@ pub fn demo() -> Result<()> {
     let mut demo = Command::new("sh");
     demo.current_dir(workspace()).arg("docs/demo.sh").env("HOY_PROGRAMS", &directory);
     run(&mut demo)
+}
+
+/// A cargo command with the target and flags of the programs, so that nothing is compiled twice.
+fn as_built(command: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(workspace())
+        .args([command, "--target", programs::GNU])
+        .env("RUSTFLAGS", programs::STATIC);
+    cargo
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
