@@ -13,15 +13,21 @@ struct Loop {
 
 impl Loop {
     fn new(daemon: &Daemon, name: &str) -> Self {
+        Self::of(daemon, name, 64)
+    }
+
+    fn of(daemon: &Daemon, name: &str, megabytes: u32) -> Self {
         let file = daemon.path(name).display().to_string();
-        Run::new("truncate").args(["-s", "64M", &file]).run().ok();
+        // Data, not holes: what comes from the disk is slower than a process.
+        let data = format!("head -c {megabytes}M /dev/urandom >{file}; sync {file}");
+        Run::new("sh").args(["-ec", &data]).run().ok();
         Self::over(&file)
     }
 
     /// One on which readers wait for the disk and not for the processor: the guest has a slow disk
     /// for that.
     fn waited_for(daemon: &Daemon, name: &str) -> Self {
-        if hoy_testkit::in_guest() { Self::over("/dev/vdb") } else { Self::new(daemon, name) }
+        if hoy_testkit::in_guest() { Self::over("/dev/vdb") } else { Self::of(daemon, name, 256) }
     }
 
     fn over(file: &str) -> Self {
@@ -127,11 +133,15 @@ fn weight_counts_where_two_want_one_disk() {
     // And who takes its time between two requests, as all do on an emulated processor, loses its
     // turn otherwise.
     disk.queue("iosched/slice_idle", "100");
+    // Also on a disk that is as fast as memory.
+    disk.queue("iosched/strict_guarantees", "1");
     let device = format!("{}:/dev/disk", disk.name());
     let script = "while :; do dd if=/dev/disk of=/dev/null bs=64k iflag=direct 2>/dev/null; done";
     for (name, weight) in [("heavy", "1000"), ("light", "100")] {
         idle(&daemon, name, &["--blkio-weight", weight, "--device", &device]);
-        daemon.docker(&["exec", "-d", name, "sh", "-c", script]).run().ok();
+        for _ in 0..3 {
+            daemon.docker(&["exec", "-d", name, "sh", "-c", script]).run().ok();
+        }
     }
     // `7:0 Read 4096` or `7:0 rbytes=4096`, once there is anything to tell.
     let read = |name: &str| {

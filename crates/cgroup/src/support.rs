@@ -32,7 +32,8 @@ impl Support {
         if driver == Driver::Systemd {
             parent = crate::systemd::base(&Hierarchies::of_this_machine()?);
         }
-        let name = format!("hoy-probe-{}", std::process::id());
+        // Always the same name: one that a killed daemon left is taken over and removed.
+        let name = "hoy-probe".to_owned();
         let plan = CgroupPlan { parent, name, ..CgroupPlan::default() };
         let cgroup = Cgroup::create(&plan)?;
         let found = Self::of(&cgroup);

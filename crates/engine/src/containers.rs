@@ -521,6 +521,11 @@ impl Inner {
         if let Some(known) = self.support.get() {
             return Ok(known);
         }
+        // One after the other: they would look at the same cgroup.
+        let _turn = self.probing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = self.support.get() {
+            return Ok(known);
+        }
         let found =
             hoy_cgroup::Support::probe(&self.settings.cgroup_parent, plan::driver(&self.settings))
                 .map_err(failed("look at the kernel's cgroups"))?;

@@ -70,6 +70,7 @@ pub(crate) struct Inner {
     pub execs: Mutex<HashMap<String, ExecState>>,
     pub filters: Filters,
     pub(crate) support: std::sync::OnceLock<hoy_cgroup::Support>,
+    pub(crate) probing: Mutex<()>,
     removals: mpsc::Sender<ContainerId>,
     pub stop: Mutex<Option<oneshot::Sender<()>>>,
 }
@@ -219,6 +220,7 @@ impl Inner {
             execs: Mutex::default(),
             filters,
             support: std::sync::OnceLock::new(),
+            probing: Mutex::default(),
             removals,
             stop: Mutex::new(Some(stop)),
         };

@@ -195,7 +195,7 @@ impl Shim {
             shares_pids,
             oom,
             oom_kills: 0,
-            oom_until: None,
+            oom_since: None,
         };
         self.container = Container::Running(Box::new(alive));
         self.tell_notes(&notes, None);

@@ -25,9 +25,10 @@ use crate::session::{CHUNK, Exit, Note, Session, Slot};
 /// After this long without anything to do the buffer for reading is given back.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long after a shortage of memory, and how often, it is looked whom the kernel has ended.
+/// How long after a shortage of memory it is looked whether the kernel has ended anything: often
+/// at first, since who manages cgroups may remove an emptied one at once.
 const SHORT_OF_MEMORY: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
+const AT_FIRST: Duration = Duration::from_millis(50);
 
 /// One container, from before its start to after its end.
 pub(crate) struct Shim {
@@ -71,8 +72,8 @@ pub(crate) struct Alive {
     pub oom: Option<OomWatch>,
     /// As told to the daemon.
     pub oom_kills: u64,
-    /// Until when it is looked whether more have been.
-    pub oom_until: Option<Instant>,
+    /// Since when it is looked whether more have been.
+    pub oom_since: Option<Instant>,
 }
 
 /// Whose descriptor poll looked at.
@@ -162,9 +163,10 @@ impl Shim {
         }
         let mut deadlines = Vec::new();
         if let Container::Running(alive) = &self.container
-            && alive.oom_until.is_some()
+            && let Some(since) = alive.oom_since
         {
-            deadlines.push(LOOK);
+            let milliseconds = if since.elapsed() < AT_FIRST { 0 } else { 20 };
+            deadlines.push(Duration::from_millis(milliseconds));
         }
         let mut add = |session: &'_ Session| deadlines.extend(session.deadline());
         if let Some(session) = &self.session {
@@ -227,19 +229,19 @@ impl Shim {
         if let Some(oom) = &alive.oom {
             oom.clear();
         }
-        alive.oom_until = Some(Instant::now() + SHORT_OF_MEMORY);
+        alive.oom_since = Some(Instant::now());
     }
 
     fn tell_oom_kills(&mut self) {
         let Container::Running(alive) = &mut self.container else { return };
-        let Some(until) = alive.oom_until else { return };
+        let Some(since) = alive.oom_since else { return };
         let kills = alive.running.oom_kills();
         if kills > alive.oom_kills {
             alive.oom_kills = kills;
-            alive.oom_until = None;
+            alive.oom_since = None;
             self.tell(Event::OutOfMemory { kills });
-        } else if until < Instant::now() {
-            alive.oom_until = None;
+        } else if since.elapsed() > SHORT_OF_MEMORY {
+            alive.oom_since = None;
         }
     }
 
@@ -386,7 +388,8 @@ impl Shim {
             self.container = state;
             return;
         };
-        let kills = alive.running.oom_kills();
+        // Of a cgroup that is gone already nothing more is known than was told.
+        let kills = alive.running.oom_kills().max(alive.oom_kills);
         if kills > alive.oom_kills {
             self.tell(Event::OutOfMemory { kills });
         }
