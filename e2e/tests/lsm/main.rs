@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use hoy_e2e::{both, daemon, field, give_busybox, pid};
-use hoy_testkit::{Daemon, Output, Run, in_guest};
+use hoy_testkit::{Daemon, Output, Run, in_guest, wait_until};
 
 const CURRENT: &str = "cat /proc/self/attr/apparmor/current";
 const DEFAULT: &str = "hoy-default (enforce)";
@@ -189,9 +189,11 @@ fn the_default_profile_denies_what_capabilities_allow() {
     }
     daemon
         .hoy(&["run", "-d", "--name", "trap", "busybox"])
-        .args(["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.1; done"])
+        .args(["sh", "-c", "trap 'exit 7' TERM; echo set; while :; do sleep 0.1; done"])
         .run()
         .ok();
+    // Before, process 1 does not hear of it.
+    wait_until("the trap is set", || daemon.hoy(&["logs", "trap"]).run().stdout == "set\n");
     daemon.hoy(&["stop", "trap"]).run().ok();
     assert_eq!(field(&daemon, "trap", "{{.State.ExitCode}}"), "7");
 }
