@@ -113,3 +113,11 @@ pub fn cpu_time(daemon: &Daemon, name: &str) -> u64 {
     }
     written(daemon, name, "cpuacct", "cpuacct.usage", "").parse::<u64>().expect("number") / 1000
 }
+
+/// A container that does nothing, to be looked into.
+pub fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
+    let mut args = vec!["run", "-d", "--name", name];
+    args.extend(flags);
+    args.extend(["busybox", "sleep", "1000"]);
+    daemon.hoy(&args).run().ok();
+}

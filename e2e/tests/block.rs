@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hoy_e2e::{daemon, written};
+use hoy_e2e::{daemon, idle, written};
 use hoy_testkit::{Daemon, Run, wait_until};
 
 /// A loop device over a sparse file.
@@ -60,13 +60,6 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Run::new("losetup").args(["--detach", &self.name()]).run();
     }
-}
-
-fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut args = vec!["run", "-d", "--name", name];
-    args.extend(flags);
-    args.extend(["busybox", "sleep", "1000"]);
-    daemon.hoy(&args).run().ok();
 }
 
 /// Bytes per second of a `dd` in a container.

@@ -2,16 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hoy_e2e::{both, counts, cpu_time, daemon, field, import, unified, written};
+use hoy_e2e::{both, counts, cpu_time, daemon, field, idle, import, unified, written};
 use hoy_testkit::{Daemon, wait_until};
-
-/// A container that does nothing, to be looked into.
-fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut args = vec!["run", "-d", "--name", name];
-    args.extend(flags);
-    args.extend(["busybox", "sleep", "1000"]);
-    daemon.hoy(&args).run().ok();
-}
 
 fn exec(daemon: &Daemon, name: &str, script: &str) -> hoy_testkit::Output {
     daemon.docker(&["exec", name, "sh", "-c", script]).run()
@@ -139,6 +131,22 @@ fn a_refused_update_changes_nothing() {
     let none = daemon.hoy(&["update", "still"]).run();
     assert_eq!(none.stderr.trim(), "you must provide one or more flags when using this command");
     daemon.docker(&["update", "-m", "50m", "nobody"]).run().fails_with(1);
+}
+
+#[test]
+fn of_two_updates_at_once_neither_undoes_the_other() {
+    let daemon = daemon();
+    idle(&daemon, "both", &[]);
+    for round in 100..115 {
+        let value = round.to_string();
+        let update = |flag| daemon.hoy(&["update", flag, &value, "both"]).spawn();
+        for child in [update("--cpu-shares"), update("--pids-limit")] {
+            let output = child.wait_with_output().expect("wait");
+            assert!(output.status.success(), "{output:?}");
+        }
+        let shown = field(&daemon, "both", "{{.HostConfig.CpuShares}} {{.HostConfig.PidsLimit}}");
+        assert_eq!(shown, format!("{value} {value}"));
+    }
 }
 
 #[test]

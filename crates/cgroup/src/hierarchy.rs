@@ -258,18 +258,10 @@ impl Hierarchy {
 
 /// Cgroups that a container made in its own go with it.
 fn remove_below(directory: &OwnedFd) {
-    let Ok(entries) = rustix::fs::Dir::read_from(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
-        if !is_directory || name == c"." || name == c".." {
-            continue;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if let Ok(below) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
-            remove_below(&below);
-        }
-        remove_directory(directory.as_fd(), &name.to_string_lossy());
+    for (name, below) in children(directory.as_fd()) {
+        remove_below(&below);
+        drop(below);
+        remove_directory(directory.as_fd(), &name);
     }
 }
 
@@ -277,18 +269,24 @@ fn remove_below(directory: &OwnedFd) {
 pub(crate) fn processes(directory: BorrowedFd<'_>, out: &mut Vec<i32>) {
     let text = read_file(directory, "cgroup.procs").unwrap_or_default();
     out.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-    let Ok(entries) = rustix::fs::Dir::read_from(directory) else { return };
-    for entry in entries.flatten() {
+    for (_, below) in children(directory) {
+        processes(below.as_fd(), out);
+    }
+}
+
+/// The directories in a directory, as far as they are still there.
+fn children(directory: BorrowedFd<'_>) -> impl Iterator<Item = (String, OwnedFd)> {
+    let entries = rustix::fs::Dir::read_from(directory).into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
         let name = entry.file_name();
         let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
         if !is_directory || name == c"." || name == c".." {
-            continue;
+            return None;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if let Ok(below) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
-            processes(below.as_fd(), out);
-        }
-    }
+        let below = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
+        Some((name.to_string_lossy().into_owned(), below))
+    })
 }
 
 /// A new v1 cpuset is empty and refuses processes until it says which CPUs it has.

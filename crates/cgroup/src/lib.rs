@@ -204,8 +204,8 @@ impl Cgroup {
         }
     }
 
-    /// What is refused is tried once more after the
-    /// others: whether memory or memory with swap must be raised first depends on what was.
+    /// What is refused is tried once more after the others: whether memory or memory with swap must
+    /// be raised first depends on what was.
     fn write_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
         let mut refused = Vec::new();
         for setting in limits::settings(limits, |controller| self.version(controller)) {

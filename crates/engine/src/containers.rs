@@ -15,7 +15,7 @@ use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::{Handle, View};
 use crate::{limits, plan, refuse, show, spec, userns};
 
-fn cpus() -> usize {
+pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
@@ -132,23 +132,13 @@ impl Engine {
     pub async fn update(&self, id: &str, mut asked: wire::HostConfig) -> Result<Vec<String>> {
         let handle = self.find(id)?;
         let inner = Arc::clone(&self.inner);
-        let record = handle.record();
-        let decided = tokio::task::spawn_blocking(move || {
+        let checked = tokio::task::spawn_blocking(move || {
             refuse::unbuilt(&wire::ContainerConfig::default(), &asked, None)?;
-            let support = inner.support()?;
-            let warnings = limits::verify(&mut asked, support, cpus(), true)?;
-            let about = |error: Error| {
-                let text = format!("Cannot update container {}: {error}", record.id);
-                Error::new(error.kind(), text)
-            };
-            let mut host = limits::updated(&record.host, &asked).map_err(about)?;
-            // What is there and what comes may contradict each other.
-            limits::verify(&mut host, support, cpus(), true).map_err(about)?;
-            let limits = inner.limits(&host).map_err(about)?;
-            Ok((Box::new(host), Box::new(limits), warnings))
+            let warnings = limits::verify(&mut asked, inner.support()?, cpus(), true)?;
+            Ok((Box::new(asked), warnings))
         });
-        let (host, limits, warnings) = decided.await.map_err(lost)??;
-        let result = handle.ask(|done| Command::Update { host, limits, done }).await;
+        let (asked, warnings) = checked.await.map_err(lost)??;
+        let result = handle.ask(|done| Command::Update { asked, done }).await;
         result.map_err(|error| {
             Error::new(error.kind(), format!("Cannot update container {}: {error}", handle.id))
         })?;

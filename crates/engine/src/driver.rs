@@ -19,9 +19,11 @@ use hoy_wire::HostConfig;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::containers::cpus;
 use crate::engine::Inner;
 use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
+use crate::limits;
 use crate::record::{Record, State};
 use crate::registry::View;
 use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
@@ -66,10 +68,9 @@ pub(crate) enum Command {
         name: String,
         done: Done<()>,
     },
-    /// New settings, all of them, and how the kernel is told.
+    /// Limits that were checked for themselves.
     Update {
-        host: Box<HostConfig>,
-        limits: Box<Limits>,
+        asked: Box<HostConfig>,
         done: Done<()>,
     },
     Remove {
@@ -241,8 +242,8 @@ impl Driver {
                 let result = self.rename(name).await;
                 let _ = done.send(result);
             }
-            Command::Update { host, limits, done } => {
-                let result = self.update(*host, *limits).await;
+            Command::Update { asked, done } => {
+                let result = self.update(&asked).await;
                 let _ = done.send(result);
             }
             Command::Remove { force, done } => match self.remove(force).await {
@@ -757,13 +758,18 @@ impl Driver {
         Ok(())
     }
 
-    async fn update(&mut self, host: HostConfig, limits: Limits) -> Result<()> {
+    /// Decided here, from what is true now: of two updates at once neither undoes the other.
+    async fn update(&mut self, asked: &HostConfig) -> Result<()> {
         let phase = self.record.state.phase;
         if phase == Phase::Removing {
             return Err(Error::conflict(
                 "Container is marked for removal and cannot be \"update\".",
             ));
         }
+        let mut host = limits::updated(&self.record.host, asked)?;
+        // What is there and what comes may contradict each other.
+        limits::verify(&mut host, self.inner.support()?, cpus(), true)?;
+        let limits = self.inner.limits(&host)?;
         if phase.is_alive() {
             self.limit(limits).await?;
         }
