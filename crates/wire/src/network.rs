@@ -89,3 +89,69 @@ pub struct EndpointResource {
     #[serde(rename = "IPv6Address", deserialize_with = "nullable")]
     pub ipv6_address: String,
 }
+
+/// `network.CreateRequest`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkCreateRequest {
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub driver: String,
+    #[serde(deserialize_with = "nullable")]
+    pub scope: String,
+    /// Absent, it is the daemon's default: on.
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    pub ipam: Option<Ipam>,
+    #[serde(deserialize_with = "nullable")]
+    pub internal: bool,
+    #[serde(deserialize_with = "nullable")]
+    pub attachable: bool,
+    #[serde(deserialize_with = "nullable")]
+    pub ingress: bool,
+    #[serde(deserialize_with = "nullable")]
+    pub config_only: bool,
+    pub config_from: Option<ConfigReference>,
+    pub options: Option<BTreeMap<String, String>>,
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// `network.CreateResponse`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkCreateResponse {
+    #[serde(deserialize_with = "nullable")]
+    pub id: String,
+    #[serde(deserialize_with = "nullable")]
+    pub warning: String,
+}
+
+/// `network.ConnectOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkConnectRequest {
+    #[serde(deserialize_with = "nullable")]
+    pub container: String,
+    pub endpoint_config: Option<crate::EndpointSettings>,
+}
+
+/// `network.DisconnectOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkDisconnectRequest {
+    #[serde(deserialize_with = "nullable")]
+    pub container: String,
+    #[serde(deserialize_with = "nullable")]
+    pub force: bool,
+}
+
+/// `network.PruneReport`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkPruneResponse {
+    pub networks_deleted: Option<Vec<String>>,
+}
