@@ -33,6 +33,15 @@ impl Message {
         self
     }
 
+    /// More flags for the message that was begun last.
+    pub fn add_flags(&mut self, flags: u16) -> &mut Self {
+        if let Some(bytes) = self.bytes.get_mut(self.start + 6..self.start + 8) {
+            let old = u16::from_ne_bytes([bytes[0], bytes[1]]);
+            bytes.copy_from_slice(&(old | flags).to_ne_bytes());
+        }
+        self
+    }
+
     fn finish(&mut self) {
         if self.open {
             let length = (self.bytes.len() - self.start) as u32;

@@ -1,7 +1,7 @@
 //! A netlink socket and what goes over it: transactions with acknowledgements, and dumps.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,11 +15,15 @@ use crate::NetlinkError;
 use crate::message::{Answer, Attributes, Message, answers};
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// What may lie in the socket. A transaction must fit whole; it grows with those that need it.
+const BUFFER: usize = 4 << 20;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Flags of an error: the request is not repeated, and there are attributes.
 const CAPPED: u16 = 0x100;
 const ACK_TLVS: u16 = 0x200;
+/// Flag of a part of a list: the list was changed while it was read.
+const CHANGED: u16 = 0x10;
 
 /// Which part of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,15 @@ pub struct Socket {
 
 impl Socket {
     pub fn open(kind: SocketKind) -> Result<Self, NetlinkError> {
+        Self::bound(kind, 0)
+    }
+
+    /// One that hears what the kernel says to a group (counted from 1, up to 32).
+    pub(crate) fn listening(kind: SocketKind, group: u32) -> Result<Self, NetlinkError> {
+        Self::bound(kind, 1_u32.checked_shl(group.saturating_sub(1)).unwrap_or(0))
+    }
+
+    fn bound(kind: SocketKind, groups: u32) -> Result<Self, NetlinkError> {
         let failed = |errno: rustix::io::Errno| NetlinkError::Io {
             operation: "open a netlink socket",
             source: errno.into(),
@@ -49,10 +62,14 @@ impl Socket {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
             .map_err(failed)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed)?;
-        // A large transaction is answered by as many acknowledgements.
-        let _ = sockopt::set_socket_recv_buffer_size(&fd, 4 << 20);
-        let _ = sockopt::set_socket_send_buffer_size(&fd, 4 << 20);
+        bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(failed)?;
+        // The system's bounds are for those who may not raise them.
+        if sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&fd, BUFFER);
+        }
+        if sockopt::set_socket_send_buffer_size_force(&fd, BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&fd, BUFFER);
+        }
         Ok(Self { fd, sequence: 0 })
     }
 
@@ -108,10 +125,13 @@ impl Socket {
         self.send(operation, &message.bytes())?;
         let started = Instant::now();
         let mut buffer = vec![0; 64 * 1024];
+        let mut changed = false;
         loop {
             let length = self.receive(operation, &mut buffer, started)?;
             for answer in answers(&buffer[..length]) {
+                changed |= answer.flags & CHANGED != 0;
                 match answer.kind {
+                    DONE if changed => return Err(NetlinkError::Changed(operation)),
                     DONE => return Ok(()),
                     ERROR => return refusal(operation, &answer).map_or(Ok(()), Err),
                     kind => each(kind, answer.body),
@@ -120,8 +140,52 @@ impl Socket {
         }
     }
 
+    /// Asks for one thing, which is answered by one message.
+    pub fn ask(
+        &mut self,
+        operation: &'static str,
+        message: Message,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.send(operation, &message.bytes())?;
+        let started = Instant::now();
+        let mut buffer = vec![0; 64 * 1024];
+        let length = self.receive(operation, &mut buffer, started)?;
+        for answer in answers(&buffer[..length]) {
+            match answer.kind {
+                ERROR => return refusal(operation, &answer).map_or(Ok(()), Err),
+                kind => each(kind, answer.body),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, without a deadline, until the kernel says something to the socket's group.
+    pub(crate) fn wait_for_news(&self, operation: &'static str) -> Result<(), NetlinkError> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, None) {
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(NetlinkError::Io { operation, source: errno.into() });
+                }
+            }
+        }
+        self.drain();
+        Ok(())
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     fn send(&self, operation: &'static str, bytes: &[u8]) -> Result<(), NetlinkError> {
         self.drain();
+        // The kernel counts twice what was asked for, for its own bookkeeping.
+        if bytes.len() > BUFFER {
+            let _ = sockopt::set_socket_send_buffer_size_force(&self.fd, bytes.len() + 4096);
+        }
         let kernel = SocketAddrNetlink::new(0, 0);
         sendto(&self.fd, bytes, SendFlags::empty(), &kernel)
             .map(drop)
@@ -129,9 +193,17 @@ impl Socket {
     }
 
     /// What is left of an earlier answer means nothing to the next question.
-    fn drain(&self) {
+    pub(crate) fn drain(&self) {
+        use rustix::io::Errno;
         let mut buffer = [0; 4096];
-        while recv(&self.fd, &mut buffer, RecvFlags::DONTWAIT).is_ok() {}
+        // No more than fits the socket: who talks without end is not listened to without end.
+        for _ in 0..100_000 {
+            match recv(&self.fd, &mut buffer, RecvFlags::DONTWAIT) {
+                // Some words were lost; others may lie behind them.
+                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn receive(

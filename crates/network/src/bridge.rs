@@ -333,7 +333,7 @@ impl State {
             if exists {
                 transaction.delete_table();
             }
-            transaction.table(flags).map(firewall::PORTS).map(firewall::PORTS_ANY);
+            transaction.table(flags).set(firewall::PORTS).set(firewall::PORTS_ANY);
             for chain in &chains {
                 transaction.chain(chain);
             }

@@ -4,8 +4,8 @@
 //! from outside are dropped before routing, since loopback publications are routed to the bridge.
 
 use hoy_netlink::nft::{
-    Chain, ChainKind, Element, Expression as E, Hook, Map, STATE_ESTABLISHED, STATE_RELATED,
-    STATUS_DNAT,
+    Base, Chain, ChainKind, Data, Element, Expression as E, Field, Given, Hook, Load, Policy,
+    STATE_ESTABLISHED, STATE_RELATED, STATUS_DNAT, Set,
 };
 use hoy_types::Protocol;
 
@@ -14,9 +14,19 @@ use crate::{BoundPort, Endpoint, NetworkSettings};
 
 pub(crate) const TABLE: &str = "hoy";
 /// Publications on one address of the host.
-pub(crate) const PORTS: Map = Map { name: "ports", id: 1, with_address: true };
+pub(crate) const PORTS: Set = Set {
+    name: "ports",
+    id: 1,
+    key: &[Field::Ipv4, Field::Protocol, Field::Port],
+    data: Data::Fields(&[Field::Ipv4, Field::Port]),
+};
 /// Publications on all of them.
-pub(crate) const PORTS_ANY: Map = Map { name: "ports-any", id: 2, with_address: false };
+pub(crate) const PORTS_ANY: Set = Set {
+    name: "ports-any",
+    id: 2,
+    key: &[Field::Protocol, Field::Port],
+    data: Data::Fields(&[Field::Ipv4, Field::Port]),
+};
 
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
@@ -29,12 +39,27 @@ pub(crate) fn chains(settings: &NetworkSettings, subnet: Subnet, closed: bool) -
     let bridge = &settings.bridge;
     let from = |is| E::InterfaceIn { name: bridge.clone(), is };
     let to = |is| E::InterfaceOut { name: bridge.clone(), is };
-    let ours = E::Source { network: subnet.network().octets(), prefix: subnet.prefix };
-    let loopback = [127, 0, 0, 0];
+    let ours = E::Source { network: subnet.network().into(), prefix: subnet.prefix };
+    let loopback = std::net::Ipv4Addr::new(127, 0, 0, 0).into();
     let translate = || {
         vec![
-            vec![E::Ipv4, E::DnatByMap(PORTS)],
-            vec![E::Ipv4, E::LocalDestination, E::DnatByMap(PORTS_ANY)],
+            vec![
+                E::Ipv4,
+                E::DnatBy {
+                    load: &[Load::Destination4, Load::Protocol, Load::DestinationPort],
+                    map: PORTS,
+                    v6: false,
+                },
+            ],
+            vec![
+                E::Ipv4,
+                E::LocalDestination,
+                E::DnatBy {
+                    load: &[Load::Protocol, Load::DestinationPort],
+                    map: PORTS_ANY,
+                    v6: false,
+                },
+            ],
         ]
     };
     let mut forward = vec![
@@ -61,7 +86,11 @@ pub(crate) fn chains(settings: &NetworkSettings, subnet: Subnet, closed: bool) -
     if settings.masquerade {
         postrouting.push(vec![E::Ipv4, ours, to(false), E::Masquerade]);
     }
-    let chain = |name, kind, hook, priority, rules| Chain { name, kind, hook, priority, rules };
+    let chain = |name, kind, hook, priority, rules| Chain {
+        name,
+        base: Some(Base { kind, hook, priority, policy: Policy::Accept }),
+        rules,
+    };
     vec![
         chain(
             "loopback",
@@ -112,5 +141,5 @@ fn element(endpoint: &Endpoint, port: &BoundPort) -> Element {
     let mut data = endpoint.address.octets().to_vec();
     data.extend(port.container.port.to_be_bytes());
     data.extend([0, 0]);
-    Element { key, data }
+    Element { key, given: Given::Bytes(data) }
 }
