@@ -1,8 +1,10 @@
-//! Ground: links, addresses, routes and nftables transactions over netlink, our own encoder.
+//! Ground: links, addresses, routes, nftables transactions and remembered connections over netlink,
+//! our own encoder.
 //!
 //! Messages are built by `Message`, whose lengths are checked; answers are read by `Attributes`,
 //! which never looks beyond what arrived. Every wait has a deadline.
 
+pub mod conntrack;
 mod message;
 pub mod nft;
 pub mod route;

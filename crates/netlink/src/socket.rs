@@ -160,6 +160,15 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends messages whose answers do not matter.
+    pub(crate) fn tell(
+        &mut self,
+        operation: &'static str,
+        message: Message,
+    ) -> Result<(), NetlinkError> {
+        self.send(operation, &message.bytes())
+    }
+
     /// Waits, without a deadline, until the kernel says something to the socket's group.
     pub(crate) fn wait_for_news(&self, operation: &'static str) -> Result<(), NetlinkError> {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];

@@ -1,10 +1,10 @@
 //! The default bridge and what hangs on it: the only host-touching part of this room.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hoy_netlink::route::Veth;
+use hoy_netlink::route::{Interface, Route, Veth};
 use hoy_netlink::{NetlinkError, Socket, SocketKind, nft};
 use hoy_sys::{process, userns};
 use hoy_types::IdMaps;
@@ -166,6 +166,7 @@ impl Network {
                 netns: netns.as_fd(),
                 mtu: self.settings.mtu,
                 isolated: !self.settings.icc,
+                hairpin: true,
             };
             {
                 let mut state = host.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +182,10 @@ impl Network {
                 .ok_or_else(|| {
                     NetworkError::io("find eth0")(std::io::ErrorKind::NotFound.into())
                 })?;
-            inside.configure(index, endpoint.address, endpoint.prefix, endpoint.gateway)?;
+            let interface =
+                Interface { index, addresses: vec![(endpoint.address.into(), endpoint.prefix)] };
+            let route = Route { destination: None, gateway: Some(endpoint.gateway.into()), index };
+            inside.configure(true, &[interface], &[route])?;
             Ok((netns, userns))
         })
     }
@@ -233,12 +237,13 @@ impl State {
             return Ok(None);
         };
         let addresses = self.route.addresses()?;
-        let Some(found) = addresses.into_iter().find(|a| a.index == link.index) else {
+        let mut found = addresses.into_iter().filter(|a| a.index == link.index);
+        let Some((address, prefix)) = found.find_map(|a| Some((ipv4(a.address)?, a.prefix))) else {
             // Half made: begin again.
             self.route.delete_link(link.index)?;
             return Ok(None);
         };
-        let subnet = Subnet { address: found.address, prefix: found.prefix };
+        let subnet = Subnet { address, prefix };
         if settings.subnet.is_some_and(|wanted| wanted != subnet) {
             self.route.delete_link(link.index)?;
             return Ok(None);
@@ -279,11 +284,13 @@ impl State {
             let subnet = match settings.subnet {
                 Some(subnet) => subnet,
                 None => {
-                    let routes =
-                        self.route.routes()?.into_iter().map(|r| (r.destination, r.prefix));
-                    let mut taken: Vec<(Ipv4Addr, u8)> = routes.collect();
-                    taken
-                        .extend(self.route.addresses()?.into_iter().map(|a| (a.address, a.prefix)));
+                    let routes = self.route.routes()?.into_iter().filter_map(|r| r.destination);
+                    let addresses =
+                        self.route.addresses()?.into_iter().map(|a| (a.address, a.prefix));
+                    let taken: Vec<(Ipv4Addr, u8)> = routes
+                        .chain(addresses)
+                        .filter_map(|(address, prefix)| Some((ipv4(address)?, prefix)))
+                        .collect();
                     choose(&taken).ok_or(NetworkError::NoPool)?
                 }
             };
@@ -298,7 +305,7 @@ impl State {
                 .ok_or_else(|| {
                     NetworkError::io("find the bridge")(std::io::ErrorKind::NotFound.into())
                 })?;
-            self.route.add_address(index, subnet.address, subnet.prefix)?;
+            self.route.add_address(index, subnet.address.into(), subnet.prefix)?;
             self.up = Some(Up { index, pool: Pool::new(subnet) });
         }
         // Loopback publications are routed to the bridge.
@@ -369,6 +376,13 @@ impl State {
             transaction.add(firewall::PORTS_ANY, &any);
         }
         Ok(transaction.commit("publish ports")?)
+    }
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 
