@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a daemon with the usual images.
 
 pub mod dockerd;
+pub mod fuse;
 
 use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, busybox_rootfs, wait_until};
 

@@ -1,38 +1,51 @@
 //! Limits on block devices, measured with direct I/O on loop devices of the test's own.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use hoy_e2e::fuse::{Files, Found, Fuse};
 use hoy_e2e::{daemon, idle, written};
 use hoy_testkit::{Daemon, Run, wait_until};
 
-/// A loop device over a sparse file.
+/// A loop device. The kernel takes it back with its last user, however this process ends.
 struct Loop {
     path: PathBuf,
+    _open: File,
+    /// What serves the file below it, which ends after it.
+    _fuse: Option<Fuse>,
 }
 
 impl Loop {
+    /// Over a file.
     fn new(daemon: &Daemon, name: &str) -> Self {
-        Self::of(daemon, name, 64)
-    }
-
-    fn of(daemon: &Daemon, name: &str, megabytes: u32) -> Self {
-        let file = daemon.path(name).display().to_string();
+        let file = daemon.path(name);
         // Data, not holes: what comes from the disk is slower than a process.
-        let data = format!("head -c {megabytes}M /dev/urandom >{file}; sync {file}");
+        let data = format!("head -c 64M /dev/urandom >{0}; sync {0}", file.display());
         Run::new("sh").args(["-ec", &data]).run().ok();
-        Self::over(&file)
+        Self::over(&file, None)
     }
 
-    /// One on which readers wait for the disk and not for the processor: the guest has a slow disk
-    /// for that.
-    fn waited_for(daemon: &Daemon, name: &str) -> Self {
-        if hoy_testkit::in_guest() { Self::over("/dev/vdb") } else { Self::of(daemon, name, 256) }
+    /// A disk for which every reader waits, and no reader for the processor: it takes its time for
+    /// each read, and does one after the other.
+    fn slow(time: Duration) -> Self {
+        let directory = tempfile::Builder::new().prefix("hoy-fuse-").tempdir().expect("directory");
+        let fuse = Fuse::mount(directory.path(), Slow(time));
+        Self::over(&directory.path().join("disk"), Some(fuse))
     }
 
-    fn over(file: &str) -> Self {
-        let shown = Run::new("losetup").args(["--find", "--show", "--direct-io=on", file]).run();
-        Self { path: shown.ok().trim().into() }
+    fn over(file: &Path, fuse: Option<Fuse>) -> Self {
+        let mut losetup = Run::new("losetup");
+        losetup = losetup.args(["--find", "--show", "--direct-io=on", &file.display().to_string()]);
+        let path = PathBuf::from(losetup.run().ok().trim());
+        let open = File::open(&path);
+        // While it is open, this only says that it goes when it is open no more.
+        Run::new("losetup").args(["--detach", &path.display().to_string()]).run().ok();
+        let mut made = Self { path, _open: open.expect("open"), _fuse: fuse };
+        if let Some(fuse) = &mut made._fuse {
+            fuse.detach();
+        }
+        made
     }
 
     fn name(&self) -> String {
@@ -56,9 +69,17 @@ impl Loop {
     }
 }
 
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Run::new("losetup").args(["--detach", &self.name()]).run();
+/// One file, `disk`.
+struct Slow(Duration);
+
+impl Files for Slow {
+    fn find(&mut self, name: &[u8]) -> Found {
+        if name == b"disk" { Found::File(1 << 30) } else { Found::Nothing }
+    }
+
+    fn read(&mut self, _offset: u64, length: usize) -> Vec<u8> {
+        std::thread::sleep(self.0);
+        vec![0; length]
     }
 }
 
@@ -118,18 +139,21 @@ fn twice_the_operations_in_half_the_time() {
 
 #[test]
 fn weight_counts_where_two_want_one_disk() {
+    // Ended after the daemon, and so after its readers.
+    let disk = Loop::slow(Duration::from_millis(2));
     let daemon = daemon();
-    let disk = Loop::waited_for(&daemon, "disk");
     disk.scheduler("bfq");
     // Who has just begun is given more than its weight otherwise.
     disk.queue("iosched/low_latency", "0");
-    // And who takes its time between two requests, as all do on an emulated processor, loses its
-    // turn otherwise.
-    disk.queue("iosched/slice_idle", "100");
-    // Also on a disk that is as fast as memory.
+    // One request at a time is the disk's: the others wait where weights count.
     disk.queue("iosched/strict_guarantees", "1");
+    // Short turns, so that few reads show the share.
+    disk.queue("iosched/max_budget", "512");
+    // Each read is many requests that wait at once, and so there is always one of each container
+    // to choose, however long their processes wait for a processor.
+    disk.queue("max_sectors_kb", "64");
     let device = format!("{}:/dev/disk", disk.name());
-    let script = "while :; do dd if=/dev/disk of=/dev/null bs=64k iflag=direct 2>/dev/null; done";
+    let script = "while :; do dd if=/dev/disk of=/dev/null bs=512k iflag=direct 2>/dev/null; done";
     for (name, weight) in [("heavy", "1000"), ("light", "100")] {
         idle(&daemon, name, &["--blkio-weight", weight, "--device", &device]);
         for _ in 0..3 {
@@ -147,11 +171,17 @@ fn weight_counts_where_two_want_one_disk() {
         };
         lines.filter_map(number).sum::<u64>()
     };
-    wait_until("both read", || read("heavy") > 0 && read("light") > 0);
-    let before = (read("heavy"), read("light"));
-    std::thread::sleep(std::time::Duration::from_secs(4));
-    let (heavy, light) = (read("heavy") - before.0, read("light") - before.1);
-    assert!(heavy as f64 > 1.3 * light as f64, "{heavy} against {light}");
+    // How much more the heavy one gets of the next while.
+    let ratio = || {
+        let before = (read("heavy"), read("light"));
+        let since = || (read("heavy") - before.0, read("light") - before.1);
+        wait_until("much is read", || since().0 + since().1 > 64 << 20);
+        let (heavy, light) = since();
+        heavy as f64 / light as f64
+    };
+    wait_until("both read", || read("heavy").min(read("light")) > 1 << 20);
+    let tenfold = ratio();
+    assert!((6.0..16.0).contains(&tenfold), "{tenfold}");
     for (name, weight) in [("heavy", "1000"), ("light", "100")] {
         let text = written(&daemon, name, "blkio", "blkio.bfq.weight", "io.bfq.weight");
         assert_eq!(text.trim_start_matches("default "), weight);
@@ -159,4 +189,6 @@ fn weight_counts_where_two_want_one_disk() {
     daemon.docker(&["update", "--blkio-weight", "300", "light"]).run().ok();
     let text = written(&daemon, "light", "blkio", "blkio.bfq.weight", "io.bfq.weight");
     assert_eq!(text.trim_start_matches("default "), "300");
+    let threefold = ratio();
+    assert!((2.2..4.8).contains(&threefold), "{threefold}");
 }

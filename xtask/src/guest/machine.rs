@@ -16,10 +16,7 @@ const END: &str = "@@ the guest ends with ";
 
 /// As the guest sees them: /dev/vda for swap, /dev/vdb for whatever a test does to disks, and
 /// /dev/vdc, an ext4 for /tmp, where daemons have their roots: that is where people have them.
-const DISKS: &[(&str, u64)] = &[("swap", 512 << 20), (SLOW, 1 << 30), (FILES, 8 << 30)];
-const SLOW: &str = "disk";
-/// Bytes per second: so little that an emulated processor waits for it.
-const SLOWNESS: u32 = 8 << 20;
+const DISKS: &[(&str, u64)] = &[("swap", 512 << 20), ("disk", 1 << 30), (FILES, 8 << 30)];
 const FILES: &str = "files";
 
 /// How much of the kernel's own words is shown when the guest ends without an answer.
@@ -120,11 +117,7 @@ impl Machine<'_> {
                 run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
             }
             let drive = format!("file={},format=raw,if=virtio,cache=unsafe", path.display());
-            let slowness = match *name {
-                SLOW => format!(",throttling.bps-total={SLOWNESS}"),
-                _ => String::new(),
-            };
-            qemu.arg("-drive").arg(drive + &slowness);
+            qemu.arg("-drive").arg(drive);
         }
         Ok(qemu)
     }
