@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hoy_e2e::fuse::{Files, Found, Fuse};
 use hoy_e2e::{daemon, idle, written};
@@ -83,12 +83,15 @@ impl Files for Slow {
     }
 }
 
-/// Bytes per second of a `dd` in a container.
-fn rate(daemon: &Daemon, name: &str, arguments: &str, bytes: u64) -> f64 {
-    let started = Instant::now();
-    let script = format!("dd {arguments} 2>/dev/null");
-    daemon.docker(&["exec", name, "sh", "-c", &script]).run().ok();
-    bytes as f64 / started.elapsed().as_secs_f64()
+/// So many of something per second of a `dd` in a container, by its own clock: it takes its time
+/// until it has begun.
+fn rate(daemon: &Daemon, name: &str, arguments: &str, of: u64) -> f64 {
+    let script = format!("dd {arguments} 2>&1");
+    let run = daemon.docker(&["exec", name, "sh", "-c", &script]).run();
+    // `4194304 bytes (4.0MB) copied, 1.998002 seconds, 2.0MB/s`
+    let seconds = run.ok().split_once("copied, ").and_then(|(_, rest)| rest.split_once(" sec"));
+    let seconds = seconds.and_then(|(seconds, _)| seconds.parse::<f64>().ok());
+    of as f64 / seconds.unwrap_or_else(|| panic!("no time in {run:?}"))
 }
 
 #[test]
