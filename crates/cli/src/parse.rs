@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::csv;
 use crate::failure::{Failure, Result};
 use crate::grammar::{Flag, Kind};
+use crate::networking;
 
 /// What was given.
 #[derive(Debug, Default)]
@@ -151,14 +153,14 @@ impl Parsed {
                 None => format!("--{}", flag.long),
             };
             return Err(Failure::usage(format!(
-                "invalid argument \"{value}\" for \"{shown}\" flag: {reason}"
+                "invalid argument {value:?} for \"{shown}\" flag: {reason}"
             )));
         }
-        let all = self.values.entry(flag.long).or_default();
-        if flag.shown.starts_with("stringSlice") {
-            all.extend(value.split(',').map(str::to_owned));
-        } else {
+        let all = self.values.entry(flag.means()).or_default();
+        if !flag.shown.starts_with("stringSlice") {
             all.push(value);
+        } else if !value.is_empty() {
+            all.extend(csv::record(&value).unwrap_or_default());
         }
         Ok(())
     }
@@ -189,6 +191,15 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
         "device-read-iops" | "device-write-iops" => {
             crate::create::device_rate(value, false).map(drop)
         }
+        _ if flag.shown.starts_with("stringSlice") && !value.is_empty() => {
+            csv::record(value).map(drop)
+        }
+        "network" | "net" if flag.shown == "network" => networking::attachment(value).map(drop),
+        "dns" => networking::resolver(value).map(drop),
+        "dns-search" => networking::search_domain(value).map(drop),
+        "add-host" => networking::extra_host(value).map(drop),
+        "link" if flag.kind() == Kind::List => networking::check_link(value),
+        "label" if flag.kind() == Kind::List => networking::check_label(value),
         "device-cgroup-rule" if !crate::create::is_device_rule(value) => {
             Err(format!("invalid device cgroup format '{value}'"))
         }

@@ -82,6 +82,8 @@ fn find(app: &App<'_>, name: &str, kinds: &[Kind]) -> Result<std::result::Result
     for kind in kinds {
         let request = app.client.get(kind.path(name));
         let request = request.switch("size", *kind == Kind::Container && app.flags.switch("size"));
+        let verbose = *kind == Kind::Network && app.flags.switch("verbose");
+        let request = request.given("verbose", if verbose { "true" } else { "" });
         match request.fetch() {
             Ok(document) => return Ok(Ok(document)),
             Err(ClientError::Api(error)) if kinds.len() > 1 && error.status == 404 => {}

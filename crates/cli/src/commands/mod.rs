@@ -6,6 +6,7 @@ mod images;
 mod inspect;
 mod list;
 mod logs;
+mod networks;
 mod run;
 mod system;
 
@@ -145,7 +146,12 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "image inspect" => inspect::inspect(&app, &[inspect::Kind::Image]),
         "network inspect" => inspect::inspect(&app, &[inspect::Kind::Network]),
         "inspect" => inspect::any(&app),
-        "network ls" => list::networks(&app),
+        "network create" => networks::create(&app),
+        "network ls" => networks::list(&app),
+        "network rm" => networks::remove(&app),
+        "network prune" => networks::prune(&app),
+        "network connect" => networks::connect(&app),
+        "network disconnect" => networks::disconnect(&app),
         "version" => system::version(&app),
         "system info" => system::info(&app),
         "system events" => system::events(&app),
