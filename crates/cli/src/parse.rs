@@ -9,6 +9,8 @@ use crate::failure::{Failure, Result};
 use crate::grammar::{Flag, Kind};
 use crate::networking;
 
+pub use hoy_types::parse_duration as duration;
+
 /// What was given.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -246,43 +248,6 @@ pub fn decimal(text: &str) -> std::result::Result<i64, String> {
     value.map(|value| if negative { -value } else { value }).ok_or_else(bad)
 }
 
-/// A Go duration in nanoseconds: `1h2m3.5s`, `300ms`, `0`.
-pub fn duration(text: &str) -> std::result::Result<i64, String> {
-    let bad = || format!("time: invalid duration \"{text}\"");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "" => return Err(format!("time: missing unit in duration \"{text}\"")),
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 6e10,
-            "h" => 3.6e12,
-            unit => return Err(format!("time: unknown unit \"{unit}\" in duration \"{text}\"")),
-        };
-        total += number * unit;
-        rest = &rest[end..];
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "durations beyond 292 years saturate")]
-    let nanos = total as i64;
-    Ok(if negative { -nanos } else { nanos })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,8 +297,5 @@ mod tests {
         assert_eq!(decimal(".5"), Ok(500_000_000));
         assert!(decimal("1.0000000001").is_err() && decimal("").is_err() && decimal("1-").is_err());
         assert_eq!(decimal("-1"), Ok(-1_000_000_000));
-        assert_eq!(duration("1m30s"), Ok(90_000_000_000));
-        assert_eq!(duration("1.5s"), Ok(1_500_000_000));
-        assert!(duration("5").is_err() && duration("x").is_err() && duration("1d").is_err());
     }
 }

@@ -2,6 +2,7 @@
 //! error kinds. Everything here is plain data: no I/O, no clock, no randomness.
 
 mod digest;
+mod duration;
 mod error;
 mod id;
 mod idmap;
@@ -15,6 +16,7 @@ mod ulimit;
 mod user;
 
 pub use digest::{Digest, DigestError};
+pub use duration::parse_duration;
 pub use error::ErrorKind;
 pub use id::{ContainerId, IdError};
 pub use idmap::{IdMaps, IdRange};
