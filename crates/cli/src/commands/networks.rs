@@ -14,6 +14,7 @@ use crate::format::rows::{Listing, render};
 use crate::format::template::Headers;
 use crate::ipam;
 use crate::networking::{addresses, blank};
+use crate::parse::Parsed;
 use crate::{print, say};
 
 /// The longest answer to a question that is read.
@@ -43,7 +44,16 @@ fn pairs(list: &[String]) -> Map<String, Value> {
 }
 
 pub fn create(app: &App<'_>) -> Result<u8> {
-    let flags = app.flags;
+    let body = create_body(app.flags)?;
+    let answer = app.client.post("/networks/create").json(&body).fetch()?;
+    if !text(&answer, "Warning").is_empty() {
+        say(&format!("WARNING: {}", text(&answer, "Warning")));
+    }
+    print(&format!("{}\n", text(&answer, "Id"))).map(|()| 0)
+}
+
+/// The body of `POST /networks/create`.
+pub fn create_body(flags: &Parsed) -> Result<Value> {
     let config = ipam::config(
         flags.list("subnet"),
         flags.list("ip-range"),
@@ -86,16 +96,18 @@ pub fn create(app: &App<'_>) -> Result<u8> {
     );
     put("Options", pairs(flags.list("opt")).into());
     put("Labels", pairs(flags.list("label")).into());
-    put("Name", app.arg(0).into());
-    let answer = app.client.post("/networks/create").json(&body.into()).fetch()?;
-    if !text(&answer, "Warning").is_empty() {
-        say(&format!("WARNING: {}", text(&answer, "Warning")));
-    }
-    print(&format!("{}\n", text(&answer, "Id"))).map(|()| 0)
+    put("Name", flags.args.first().map_or("", String::as_str).into());
+    Ok(body.into())
 }
 
 pub fn connect(app: &App<'_>) -> Result<u8> {
-    let flags = app.flags;
+    let (path, body) = connect_body(app.flags)?;
+    app.client.post(path).json(&body).send()?;
+    Ok(0)
+}
+
+/// The path and the body of a connection.
+pub fn connect_body(flags: &Parsed) -> Result<(String, Value)> {
     let mut options = Map::new();
     for entry in flags.list("driver-opt") {
         let (key, value) = entry
@@ -114,23 +126,31 @@ pub fn connect(app: &App<'_>) -> Result<u8> {
     endpoint["Aliases"] = json!(flags.list("alias"));
     endpoint["DriverOpts"] = options.into();
     endpoint["GwPriority"] = flags.int("gw-priority").into();
-    let body = json!({ "Container": container(app)?, "EndpointConfig": endpoint });
-    app.client.post(format!("{}/connect", network(app.arg(0))?)).json(&body).send()?;
-    Ok(0)
+    let (network, container) = both(flags)?;
+    let body = json!({ "Container": container, "EndpointConfig": endpoint });
+    Ok((format!("{network}/connect"), body))
 }
 
 pub fn disconnect(app: &App<'_>) -> Result<u8> {
-    let path = format!("{}/disconnect", network(app.arg(0))?);
-    let body = json!({ "Container": container(app)?, "Force": app.flags.switch("force") });
+    let (path, body) = disconnect_body(app.flags)?;
     app.client.post(path).json(&body).send()?;
     Ok(0)
 }
 
-fn container<'a>(app: &'a App<'_>) -> Result<&'a str> {
-    network(app.arg(0))?;
-    match app.arg(1).trim() {
+/// The path and the body of a disconnection.
+pub fn disconnect_body(flags: &Parsed) -> Result<(String, Value)> {
+    let (network, container) = both(flags)?;
+    let body = json!({ "Container": container, "Force": flags.switch("force") });
+    Ok((format!("{network}/disconnect"), body))
+}
+
+/// The network's path and the container's name.
+fn both(flags: &Parsed) -> Result<(String, &str)> {
+    let argument = |index: usize| flags.args.get(index).map_or("", String::as_str);
+    let network = network(argument(0))?;
+    match argument(1).trim() {
         "" => Err(Failure::new("invalid container name or ID: value is empty")),
-        name => Ok(name),
+        name => Ok((network, name)),
     }
 }
 
@@ -271,11 +291,76 @@ fn natural(one: &str, other: &str) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grammar::Command;
 
     #[test]
     fn names_by_their_numbers() {
         let mut names = ["net10", "a", "net2", "net", "net02", "b1c", "b1b"];
         names.sort_by(|a, b| natural(a, b));
         assert_eq!(names, ["a", "b1b", "b1c", "net", "net2", "net02", "net10"]);
+    }
+
+    /// What a command line sends, or the first line of what it says instead.
+    fn sent(words: &[String]) -> std::result::Result<Value, String> {
+        let depth = if words[0] == "network" { 2 } else { 1 };
+        let command = Command::find(&words[..depth].join(" ")).unwrap();
+        let flags =
+            crate::parse::parse(command.flags(), &words[depth..], command.stops_at_argument());
+        let flags = flags.map_err(|failure| failure.message)?;
+        let body = match command.path {
+            "network create" => create_body(&flags),
+            "network connect" => connect_body(&flags).map(|(_, body)| body),
+            "network disconnect" => disconnect_body(&flags).map(|(_, body)| body),
+            _ => return crate::create::body(&flags, &flags.args[0], &flags.args[1..], false),
+        };
+        body.map_err(|failure| failure.message)
+    }
+
+    /// What is sent of networks and ports, without what is nothing.
+    fn part(body: &Value) -> Value {
+        let nothing = |value: &Value| {
+            matches!(value, Value::Null | Value::Bool(false))
+                || value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(Map::is_empty)
+        };
+        let mut out = Map::new();
+        if let Some(ports) = body.get("ExposedPorts") {
+            out.insert("ExposedPorts".to_owned(), ports.clone());
+        }
+        let keys = [
+            "NetworkMode",
+            "PortBindings",
+            "Dns",
+            "DnsOptions",
+            "DnsSearch",
+            "ExtraHosts",
+            "Links",
+            "PublishAllPorts",
+        ];
+        let host = &body["HostConfig"];
+        let host: Map<String, Value> = keys
+            .into_iter()
+            .filter(|key| !nothing(&host[key]))
+            .map(|key| (key.to_owned(), host[key].clone()))
+            .collect();
+        out.insert("HostConfig".to_owned(), host.into());
+        out.insert("NetworkingConfig".to_owned(), body["NetworkingConfig"].clone());
+        out.into()
+    }
+
+    /// Requests of docker 28.2 as they were recorded, to the order of their keys; and its refusals.
+    #[test]
+    fn sends_what_docker_sends() {
+        for line in include_str!("../../golden/networks.tsv").lines() {
+            let (words, wanted) = line.split_once('\t').unwrap();
+            let words: Vec<String> = serde_json::from_str(words).unwrap();
+            let wanted: Value = serde_json::from_str(wanted).unwrap();
+            let got = match sent(&words) {
+                Ok(body) if words[0] == "create" => part(&body),
+                Ok(body) => body,
+                Err(message) => message.into(),
+            };
+            assert_eq!(got.to_string(), wanted.to_string(), "{words:?}");
+        }
     }
 }
