@@ -28,7 +28,10 @@ pub(crate) async fn route(
         ("POST", ["containers", "create"]) => create(engine, conn, head, query).await,
         ("POST", ["containers", "prune"]) => prune(engine, conn, query).await,
         ("GET", ["containers", id, "json"]) => match engine.inspect(id, query.flag("size")) {
-            Ok(found) => conn.json_answer(200, &found).await,
+            Ok(mut found) => {
+                networks::antiquate(&mut found, route::version(head));
+                conn.json_answer(200, &found).await
+            }
             Err(error) => Err(error.into()),
         },
         ("GET", ["containers", id, "top"]) => {

@@ -15,6 +15,8 @@ use crate::{ApiError, Outcome, route};
 
 /// The first version that knows of gateways' priorities and of networks without IPv4.
 const PRIORITIES: (u32, u32) = (1, 48);
+/// The first version that tells DNS names apart from aliases.
+const DNS_NAMES: (u32, u32) = (1, 45);
 /// The first version in which a MAC address belongs to an endpoint.
 const ENDPOINT_MAC: (u32, u32) = (1, 44);
 
@@ -197,6 +199,30 @@ pub(crate) fn modernize(
     Ok(warning)
 }
 
+/// Brings what is told of a container's networks into the form that an older client knows: its
+/// short id and its host name were aliases in every network that people made.
+pub(crate) fn antiquate(found: &mut wire::ContainerInspect, version: (u32, u32)) {
+    if version >= DNS_NAMES {
+        return;
+    }
+    let own = [
+        found.id.get(..12).unwrap_or_default().to_owned(),
+        found.config.as_ref().map(|config| config.hostname.clone()).unwrap_or_default(),
+    ];
+    let networks = found.network_settings.as_mut().and_then(|settings| settings.networks.as_mut());
+    for (name, endpoint) in networks.into_iter().flatten() {
+        if matches!(name.as_str(), "default" | "bridge" | "host" | "none") {
+            continue;
+        }
+        let aliases = endpoint.aliases.get_or_insert_default();
+        for alias in &own {
+            if !alias.is_empty() && !aliases.contains(alias) {
+                aliases.push(alias.clone());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +259,22 @@ mod tests {
                 assert!(version == (1, 50) || endpoint.gw_priority == 0);
             }
         }
+    }
+
+    #[test]
+    fn names_of_old_are_aliases() {
+        let text = r#"{"Id":"0123456789abcdef","Config":{"Hostname":"boat"},"NetworkSettings":{
+            "Networks":{"bridge":{},"n":{"Aliases":["boat","a"]},"m":{}}}}"#;
+        let aliases = |version| -> Vec<Option<Vec<String>>> {
+            let mut found: wire::ContainerInspect = serde_json::from_str(text).unwrap();
+            antiquate(&mut found, version);
+            let networks = found.network_settings.unwrap().networks.unwrap();
+            networks.into_values().map(|endpoint| endpoint.aliases).collect()
+        };
+        let list = |all: &[&str]| Some(all.iter().map(|name| (*name).to_owned()).collect());
+        let old = [None, list(&["0123456789ab", "boat"]), list(&["boat", "a", "0123456789ab"])];
+        assert_eq!(aliases((1, 44)), old);
+        assert_eq!(aliases((1, 45)), [None, None, list(&["boat", "a"])]);
     }
 
     #[test]
