@@ -64,6 +64,7 @@ fn network_commands() {
         network inspect -v n m
         network inspect -f {{.Name}} n m
         network inspect -f {{.X n
+        network inspect --format json n m
         network inspect
         network ls -q --filter driver=bridge -f name=x -f name=y -f label=a=b
         network ls -f bogus
@@ -81,6 +82,11 @@ fn network_commands() {
     same(&recorder, &["network", "connect", "", "c"]);
     same(&recorder, &["network", "connect", "n", ""]);
     same(&recorder, &["network", "rm", "", "b"]);
+    same(&recorder, &["network", "rm", " n "]);
+    same(&recorder, &["network", "inspect", ""]);
+    same(&recorder, &["network", "inspect", " n "]);
+    same(&recorder, &["image", "inspect", ""]);
+    same(&recorder, &["inspect", ""]);
     same(&recorder, &["network", "create", "--subnet", "", "n"]);
 }
 
