@@ -6,6 +6,7 @@
 
 mod address;
 mod bridge;
+mod dns;
 mod firewall;
 mod ports;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::Subnet;
 pub use bridge::{NetTicket, Network};
+pub use dns::{Dns, DnsClient, DnsSockets, EndpointNames, Forward, open_sockets};
 
 /// How the default bridge is to be.
 #[derive(Clone, Debug, PartialEq)]
