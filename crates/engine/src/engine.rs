@@ -483,7 +483,14 @@ impl Inner {
         let hosts = if record.network.mode == NetworkMode::Host && extra.is_empty() {
             std::fs::read_to_string("/etc/hosts").unwrap_or_default()
         } else {
-            files::hosts(address, hostname, &record.config.domainname, &extra)
+            files::hosts(&files::Hosts {
+                hostname,
+                domainname: &record.config.domainname,
+                addresses: address.as_slice(),
+                extra: &extra,
+                links: &[],
+                ipv6: true,
+            })
         };
         let list = |own: &Option<Vec<String>>, default: &[String]| match own {
             Some(own) if !own.is_empty() => own.clone(),
@@ -498,7 +505,7 @@ impl Inner {
             if record.network.mode == NetworkMode::Host && overrides == DnsOverrides::default() {
                 host_resolv_conf()
             } else {
-                files::resolv_conf(&host_resolv_conf(), &overrides)
+                files::resolv_conf(&host_resolv_conf(), &overrides, false)
             };
         for (name, text) in
             [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)]

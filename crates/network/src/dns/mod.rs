@@ -17,6 +17,8 @@ mod ask;
 mod names;
 mod serve;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod wire;
 
