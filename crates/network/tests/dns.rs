@@ -2,6 +2,8 @@
 //! glibc's resolvers, in namespaces of its own, with resolvers that are dead, slow, lying or cut
 //! their answers short.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};

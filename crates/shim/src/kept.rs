@@ -38,7 +38,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
+    use std::os::fd::AsRawFd;
 
     use super::*;
 
