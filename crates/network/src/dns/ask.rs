@@ -79,10 +79,10 @@ async fn over_udp(
 ) -> io::Result<(Reply, Vec<u8>)> {
     let socket = upstreams.udp(server).await?;
     socket.send(question).await?;
-    let mut packet = Vec::new();
     loop {
         socket.readable().await?;
-        packet.resize(LONGEST, 0);
+        // Memory is taken when there is something to put into it.
+        let mut packet = vec![0; LONGEST];
         match socket.try_recv(&mut packet) {
             Ok(length) => packet.truncate(length),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

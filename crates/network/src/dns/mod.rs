@@ -1,9 +1,10 @@
 //! The embedded DNS server: 127.0.0.11 of every container on a network with names.
 //!
-//! The sockets live in the container's namespace and are served by the daemon, one task per
-//! container: names of its networks are answered in that task, from memory; everything else is
-//! asked of resolvers by tasks of its own, which are counted. Nothing here blocks or decides who
-//! may be on which network.
+//! The sockets live in the container's namespace and are served by one thread of the daemon, with
+//! one task per container: names of its networks are answered in that task, from memory; everything
+//! else is asked of resolvers by tasks of its own, which are counted. A single thread, since what a
+//! second one wakes up for is done before it has woken; and so that no container's questions take
+//! the daemon's time, nor the other way round. Nothing here decides who may be on which network.
 //!
 //! - `wire`: the packets' format, pure
 //! - `names`: who is called what, per network, pure
@@ -27,6 +28,9 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 
 pub use names::EndpointNames;
 pub use sockets::{DnsSockets, open_sockets};
@@ -72,28 +76,47 @@ pub struct Dns {
 }
 
 struct Shared {
-    handle: tokio::runtime::Handle,
+    handle: Handle,
+    /// The thread ends when this is dropped.
+    _end: oneshot::Sender<()>,
     zones: Zones,
     host: Arc<HostResolvers>,
-    in_flight: Arc<tokio::sync::Semaphore>,
+    in_flight: Arc<Semaphore>,
     servers: Mutex<HashMap<String, Server>>,
+}
+
+/// A runtime of one thread, until the other end of `ended` is dropped.
+fn own_thread(ended: oneshot::Receiver<()>) -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let work = move || {
+        let _ = runtime.block_on(ended);
+    };
+    std::thread::Builder::new().name("dns".into()).spawn(work)?;
+    Ok(handle)
 }
 
 impl Dns {
     /// `host_resolv_conf` names the host's resolvers; it is read when there is something to ask.
-    pub fn start(handle: tokio::runtime::Handle, host_resolv_conf: PathBuf) -> Self {
+    /// They are asked from the namespace of the thread that calls this. `handle` is used where no
+    /// thread can be had.
+    pub fn start(handle: Handle, host_resolv_conf: PathBuf) -> Self {
+        let (end, ended) = oneshot::channel();
         let shared = Shared {
-            handle,
+            handle: own_thread(ended).unwrap_or(handle),
+            _end: end,
             zones: Zones::default(),
             host: Arc::new(HostResolvers::new(host_resolv_conf)),
-            in_flight: Arc::new(tokio::sync::Semaphore::new(MAX_IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             servers: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Answers a container's questions from now on, those that wait in the sockets first. Sockets
-    /// given earlier for the same container are left. From any thread.
+    /// Answers a container's questions from now on, those that wait in the sockets first: what its
+    /// networks know must have been said by `set_names`, also after a restart of the daemon, or a
+    /// name of theirs is taken for a foreign one. Sockets given earlier for the same container are
+    /// left. From any thread.
     pub fn serve(
         &self,
         container: &str,
