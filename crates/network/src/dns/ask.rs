@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::time::{sleep, timeout};
 
 use super::upstream::Upstreams;
@@ -80,7 +80,10 @@ async fn over_udp(
     let socket = upstreams.udp(server).await?;
     socket.send(question).await?;
     loop {
-        socket.readable().await?;
+        // Nobody at that port is an error of the socket, and nothing to read.
+        if socket.ready(Interest::READABLE | Interest::ERROR).await?.is_error() {
+            return Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::Other.into()));
+        }
         // Memory is taken when there is something to put into it.
         let mut packet = vec![0; LONGEST];
         match socket.try_recv(&mut packet) {
