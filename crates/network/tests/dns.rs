@@ -389,6 +389,26 @@ fn names_by_every_resolver() {
     });
 }
 
+/// The namespace belongs to a user namespace: the kernel lets the machine's root do there as much.
+#[test]
+fn where_the_container_owns_its_network() {
+    in_own_namespace(|host| {
+        let ids = "0 200000 65536\n";
+        let made = hoy_sys::userns::user_and_network(ids, ids).unwrap();
+        let netns = Arc::new(made.net);
+        let inside = netns.clone();
+        let open = move || {
+            process::setns(inside.as_fd(), process::NEWNET).unwrap();
+            loopback_up();
+            open_sockets().unwrap()
+        };
+        let container = Container { netns, sockets: std::thread::spawn(open).join().unwrap() };
+        host.names("n1", "e1", &["web"], "10.0.0.2", "");
+        host.dns.serve("c1", container.sockets(), client(Forward::Never)).unwrap();
+        assert_eq!(container.ask("web", A), found(&["10.0.0.2"]));
+    });
+}
+
 #[test]
 fn round_robin() {
     in_own_namespace(|host| {
