@@ -30,6 +30,8 @@ const CHANGED: u16 = 0x10;
 pub enum SocketKind {
     Route,
     Netfilter,
+    /// `sock_diag`.
+    Diagnosis,
 }
 
 /// A socket in the network namespace of the thread that opened it.
@@ -58,6 +60,7 @@ impl Socket {
             // Protocol 0.
             SocketKind::Route => None,
             SocketKind::Netfilter => Some(netlink::NETFILTER),
+            SocketKind::Diagnosis => Some(netlink::SOCK_DIAG),
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)

@@ -1,6 +1,6 @@
 //! The default bridge and what hangs on it: the only host-touching part of this room.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::address::{Pool, Subnet, choose};
-use crate::ports::Ports;
+use crate::ports::{Families, Ports, Wanted};
 use crate::{Endpoint, EndpointSpec, NetworkError, NetworkSettings, firewall};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -65,7 +65,7 @@ impl Network {
         let mut state = State {
             route: Socket::open(SocketKind::Route)?,
             nft: Socket::open(SocketKind::Netfilter)?,
-            ports: Ports::default(),
+            ports: Ports::without_keeper(),
             up: None,
             forwarding,
         };
@@ -123,10 +123,23 @@ impl Network {
             endpoint: id.to_owned(),
             reason,
         };
-        let ports = state.ports.reserve(&spec.ports, self.settings.host_ip, refused)?;
-        let Some(address) = up.pool.take() else {
-            state.ports.release(&ports);
-            return Err(NetworkError::Exhausted);
+        let address = up.pool.take().ok_or(NetworkError::Exhausted)?;
+        let wanted = Wanted {
+            bindings: &spec.ports,
+            target4: Some(address),
+            target6: None,
+            default_v4: self.settings.host_ip,
+            default_v6: Ipv6Addr::UNSPECIFIED,
+            ipv6_on_host: false,
+            proxied: false,
+            direct: Families::default(),
+        };
+        let ports = match state.ports.reserve(&wanted) {
+            Ok(ports) => ports,
+            Err(reason) => {
+                up.pool.give_back(address);
+                return Err(refused(reason));
+            }
         };
         let endpoint = Endpoint {
             id: id.to_owned(),

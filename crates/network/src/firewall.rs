@@ -115,7 +115,7 @@ pub(crate) fn chains(settings: &NetworkSettings, subnet: Subnet, closed: bool) -
 pub(crate) fn elements(endpoint: &Endpoint) -> (Vec<Element>, Vec<Element>) {
     let (mut exact, mut any) = (Vec::new(), Vec::new());
     for port in &endpoint.ports {
-        let element = element(endpoint, port);
+        let Some(element) = element(endpoint, port) else { continue };
         if port.host_ip.is_unspecified() {
             any.push(element);
         } else {
@@ -125,15 +125,16 @@ pub(crate) fn elements(endpoint: &Endpoint) -> (Vec<Element>, Vec<Element>) {
     (exact, any)
 }
 
-fn element(endpoint: &Endpoint, port: &BoundPort) -> Element {
+fn element(endpoint: &Endpoint, port: &BoundPort) -> Option<Element> {
+    let std::net::IpAddr::V4(host_ip) = port.host_ip else { return None };
     let protocol = match port.container.protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
         Protocol::Sctp => 132,
     };
     let mut key = Vec::with_capacity(12);
-    if !port.host_ip.is_unspecified() {
-        key.extend(port.host_ip.octets());
+    if !host_ip.is_unspecified() {
+        key.extend(host_ip.octets());
     }
     key.extend([protocol, 0, 0, 0]);
     key.extend(port.host_port.to_be_bytes());
@@ -141,5 +142,5 @@ fn element(endpoint: &Endpoint, port: &BoundPort) -> Element {
     let mut data = endpoint.address.octets().to_vec();
     data.extend(port.container.port.to_be_bytes());
     data.extend([0, 0]);
-    Element { key, given: Given::Bytes(data) }
+    Some(Element { key, given: Given::Bytes(data) })
 }

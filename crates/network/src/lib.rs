@@ -7,15 +7,18 @@
 mod address;
 mod bridge;
 mod firewall;
+pub mod keeper;
 mod ports;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use hoy_types::{ErrorKind, IdMaps, PortBinding, PortSpec};
+use hoy_types::{ErrorKind, IdMaps, PortBinding};
 use serde::{Deserialize, Serialize};
 
 pub use address::Subnet;
 pub use bridge::{NetTicket, Network};
+pub use keeper::KeeperPlace;
+pub use ports::{BoundPort, Carrier, Families, Ports, Wanted};
 
 /// How the default bridge is to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,14 +59,6 @@ pub struct Endpoint {
     pub ports: Vec<BoundPort>,
 }
 
-/// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BoundPort {
-    pub container: PortSpec,
-    pub host_ip: Ipv4Addr,
-    pub host_port: u16,
-}
-
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -84,18 +79,11 @@ pub enum NetworkError {
          endpoint {name} ({endpoint}): {reason}"
     )]
     Port { name: String, endpoint: String, reason: String },
-    #[error("publishing on the IPv6 address {0} is not available yet")]
-    Ipv6(IpAddr),
-    #[error("publishing SCTP ports is not available yet")]
-    Sctp,
 }
 
 impl NetworkError {
     pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Ipv6(_) | Self::Sctp => ErrorKind::NotImplemented,
-            _ => ErrorKind::System,
-        }
+        ErrorKind::System
     }
 
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {

@@ -5,6 +5,7 @@
 
 pub mod apart;
 pub mod bpf;
+pub mod datagram;
 pub mod exec;
 pub mod mount;
 pub mod process;
