@@ -198,10 +198,16 @@ impl Ports {
     ///
     /// To be called, as everything here, in the network namespace of the host.
     pub fn open(place: KeeperPlace) -> Self {
+        Self::open_as(place, crate::keeper::VERSION)
+    }
+
+    /// As a daemon of another version: for tests of what an upgrade does.
+    #[doc(hidden)]
+    pub fn open_as(place: KeeperPlace, version: u16) -> Self {
         let state = State {
             taken: Taken::default(),
             next: HashMap::new(),
-            holder: Holder::with_keeper(place),
+            holder: Holder::with_keeper(place, version),
         };
         let state = Arc::new(Mutex::new(state));
         lock(&state).holder.watched_by(&state);
@@ -249,7 +255,7 @@ impl Ports {
 
     /// The keeper's process, while there is one.
     pub fn keeper(&self) -> Option<u32> {
-        lock(&self.state).holder.pid()
+        lock(&self.state).holder.process()
     }
 }
 
@@ -273,6 +279,7 @@ impl State {
         // Those that carry something first: they are missed at once.
         holds.sort_by_key(|hold| (hold.proxy.is_none(), hold.key));
         let _ = self.holder.hold(&holds);
+        let _ = self.holder.take_renewed();
     }
 
     fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<Vec<BoundPort>, String> {
@@ -429,6 +436,9 @@ impl State {
     fn hold(&mut self, fresh: &[(usize, BoundPort)]) -> Result<Vec<(usize, Key, Errno)>, String> {
         let holds: Vec<Hold> = fresh.iter().map(|(_, port)| port.hold()).collect();
         let result = self.holder.hold(&holds);
+        if self.holder.take_renewed() && self.taken.held > holds.len() {
+            self.hold_again();
+        }
         let results = match result {
             Ok(results) => results,
             Err(reason) => {
