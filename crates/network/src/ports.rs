@@ -12,7 +12,7 @@
 mod busy;
 mod places;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -98,6 +98,8 @@ pub(crate) struct State {
     taken: Taken,
     /// Where the search for a free port goes on.
     next: HashMap<Protocol, u16>,
+    /// What a keeper held when this daemon began; none: there was no keeper.
+    found: Option<HashSet<Key>>,
     pub(crate) holder: Holder,
 }
 
@@ -207,6 +209,7 @@ impl Ports {
         let state = State {
             taken: Taken::default(),
             next: HashMap::new(),
+            found: None,
             holder: Holder::with_keeper(place, version),
         };
         let state = Arc::new(Mutex::new(state));
@@ -217,7 +220,7 @@ impl Ports {
     /// Without a keeper: this process holds the sockets, and nothing is carried but by the kernel.
     pub fn without_keeper() -> Self {
         let holder = Holder::here();
-        let state = State { taken: Taken::default(), next: HashMap::new(), holder };
+        let state = State { taken: Taken::default(), next: HashMap::new(), found: None, holder };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -485,13 +488,14 @@ impl State {
         let bound = ports.iter().filter(|port| port.host_port != 0);
         let fresh: Vec<BoundPort> =
             bound.filter(|port| !self.taken.contains(&port.key())).copied().collect();
-        let held: std::collections::HashSet<Key> = self.holder.list().into_iter().collect();
+        let holder = &mut self.holder;
+        let found = self.found.get_or_insert_with(|| holder.list().into_iter().collect());
         // A keeper that lives holds all that was to be held. Without one, it is held anew.
-        let all = held.is_empty();
+        let all = found.is_empty();
         let mut room = self.holder.limit().saturating_sub(self.taken.held);
         let mut holds = Vec::new();
         for port in &fresh {
-            let wanted = all || port.by != Carrier::Kernel || held.contains(&port.key());
+            let wanted = all || port.by != Carrier::Kernel || found.contains(&port.key());
             let hold = (wanted && room > 0).then(|| port.hold());
             room -= usize::from(hold.is_some());
             self.taken.add(&port.key(), hold);
@@ -530,7 +534,7 @@ fn protocols(wanted: &Wanted<'_>) -> Vec<Protocol> {
 
 /// Refuses bindings that only the keeper could carry.
 fn lost(wanted: &Wanted<'_>, jobs: &[Job]) -> Result<(), String> {
-    let served: std::collections::HashSet<usize> = jobs.iter().map(|job| job.binding).collect();
+    let served: HashSet<usize> = jobs.iter().map(|job| job.binding).collect();
     let mut all = wanted.bindings.iter().enumerate();
     let lost = |(at, binding): &(usize, &PortBinding)| {
         wanted.proxied && !served.contains(at) && !places(wanted, binding).is_empty()

@@ -33,6 +33,8 @@ const TESTS: &[(&str, fn(&Host))] = &[
     ("upgrade", upgrade),
     ("rude_peers", rude_peers),
     ("restricted", restricted),
+    ("both_killed", both_killed),
+    ("unreachable", unreachable),
 ];
 
 fn main() -> ExitCode {
@@ -358,6 +360,40 @@ fn keeper_killed(host: &Host) {
     ports.release(&more);
     ports.release(&carried);
     assert!(free("0.0.0.0:8080") && free("0.0.0.0:8085"));
+}
+
+fn both_killed(host: &Host) {
+    let mut daemon = start_daemon(host, &["8080:80", "8081:81"]);
+    let pid = keepers(host)[0];
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    process::kill(rustix::process::Pid::from_raw(pid as i32).unwrap(), 9).unwrap();
+    wait_until("its end", || keepers(host).is_empty());
+    assert!(host.socket().exists(), "nobody could take it away");
+    let containers = bindings(&["8080:80", "8081:81"]);
+    let one = |index: usize, host_port| BoundPort {
+        container: containers[index].container,
+        host_ip: Ipv4Addr::UNSPECIFIED.into(),
+        host_port,
+        target: "172.17.0.2:80".parse().unwrap(),
+        by: Carrier::Kernel,
+    };
+    let mut ports = host.ports();
+    // Container by container.
+    assert_eq!(ports.restore(&[one(0, 8080)]), [""; 0]);
+    assert_eq!(ports.restore(&[one(1, 8081)]), [""; 0]);
+    ports.settle();
+    assert!(!free("0.0.0.0:8080") && !free("0.0.0.0:8081"));
+}
+
+fn unreachable(host: &Host) {
+    let mut ports = host.ports();
+    reserve(&mut ports, &["8080:80"]).unwrap();
+    std::fs::remove_file(host.socket()).unwrap();
+    assert_eq!(keepers(host).len(), 1, "the daemon has its connection");
+    drop(ports);
+    wait_until("its end", || keepers(host).is_empty());
+    assert!(free("0.0.0.0:8080"));
 }
 
 // Traffic.
@@ -791,17 +827,20 @@ fn bench(host: &Host) {
     let pid = ports.keeper().unwrap();
     let cpu = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<u64> = stat
-            .rsplit(") ")
-            .next()
-            .unwrap()
-            .split(' ')
-            .filter_map(|field| field.parse().ok())
-            .collect();
-        let _ = &fields;
         let all: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
         all[11].parse::<u64>().unwrap() + all[12].parse::<u64>().unwrap()
     };
+    let before = cpu();
+    let many = bindings(&["20000-20999:20000-20999"]);
+    let started = Instant::now();
+    ports.reserve(&self::wanted(&many)).unwrap();
+    println!("1,000 ports held: {:?}, keeper {} ticks", started.elapsed(), cpu() - before);
+    for _ in 0..3 {
+        let started = Instant::now();
+        let one = ports.reserve(&self::wanted(&bindings(&["8080:80"]))).unwrap();
+        println!("another one: {:?}", started.elapsed());
+        ports.release(&one);
+    }
     let direct = format!("{}:70", container.v4);
     for round in 0..3 {
         for (name, address) in [("veth", direct.as_str()), ("keeper", "[::1]:9000")] {

@@ -3,7 +3,8 @@
 //!
 //! It is the daemon's program, executed with the argument `ports`; a child of init in a session of
 //! its own, without any capability but that to bind low ports. It ends by itself when it holds
-//! nothing and no daemon is connected. One thread, one epoll, no waiting call.
+//! nothing and no daemon is connected, or when none can come any more since its socket's file is
+//! gone. One thread, one epoll, no waiting call.
 //!
 //! An upgrade: the greeting tells versions. A daemon that finds a keeper of another version starts
 //! its own, and that one takes all sockets over from the old one (SCM_RIGHTS), so that no port is
@@ -116,11 +117,16 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Takes the file away, unless it is a successor's.
-    fn remove(&self) {
+    /// Whether anybody can still knock.
+    fn is_there(&self) -> bool {
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
         let now = rustix::fs::statat(&self.directory, &self.name, flags);
-        if now.is_ok_and(|now| now.st_ino == self.inode) {
+        now.is_ok_and(|now| now.st_ino == self.inode)
+    }
+
+    /// Takes the file away, unless it is a successor's.
+    fn remove(&self) {
+        if self.is_there() {
             let none = rustix::fs::AtFlags::empty();
             let _ = rustix::fs::unlinkat(&self.directory, &self.name, none);
         }

@@ -20,6 +20,8 @@ use super::{Door, Hold, Key, take};
 
 /// How long it stays when it holds nothing and nobody is connected.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks, without a daemon, whether it can still be found.
+const LOOK: Duration = Duration::from_secs(1);
 /// Where something has run out, it is tried again after this.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Daemons at a time.
@@ -73,7 +75,7 @@ pub(super) struct Keeper {
     pairs: Pairs,
     sessions: Sessions,
     last_number: u64,
-    /// No more connections are accepted until this moment, or until one ends.
+    /// No more connections are accepted until this moment.
     full: Option<Instant>,
     buffer: Vec<u8>,
     end: bool,
@@ -118,8 +120,12 @@ impl Keeper {
             let now = Instant::now();
             self.sessions.expire(now);
             self.pairs.expire(now);
-            if self.full.is_some_and(|until| until <= now || self.has_room()) {
+            if self.full.is_some_and(|until| until <= now) {
                 self.open_listeners(true);
+            }
+            if self.peers.is_empty() && self.door.as_ref().is_some_and(|door| !door.is_there()) {
+                // What it holds would be in the next daemon's way.
+                break;
             }
             let idle = self.peers.is_empty() && self.held.is_empty() && self.pairs.count() == 0;
             if !idle {
@@ -153,7 +159,8 @@ impl Keeper {
         if self.pairs.has_ready() {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let all = [self.pairs.deadline(), self.sessions.deadline(), self.full, idle];
+        let look = (self.peers.is_empty() && self.door.is_some()).then(|| now + LOOK);
+        let all = [self.pairs.deadline(), self.sessions.deadline(), self.full, idle, look];
         let first = all.into_iter().flatten().min()?;
         // Rounded up: woken too early, it would be asked again and again.
         let left = first.saturating_duration_since(now) + Duration::from_millis(1);
@@ -411,14 +418,14 @@ impl Keeper {
             (*last, *last << KIND_BITS | SESSION)
         };
         let (epoll, buffer) = (&self.epoll, &mut self.buffer);
-        self.sessions.from_clients(epoll, (key, door.as_fd()), *target, buffer, room, next);
+        self.sessions.clients_sent(epoll, (key, door.as_fd()), *target, buffer, room, next);
     }
 
     fn answers(&mut self, number: u64) {
         let key = self.sessions.key(number);
         let held = key.and_then(|key| self.held.get(&key));
         if let Some(Held { socket: Some(door), .. }) = held {
-            self.sessions.from_container(number, door.as_fd(), &mut self.buffer);
+            self.sessions.container_answered(number, door.as_fd(), &mut self.buffer);
         }
     }
 }

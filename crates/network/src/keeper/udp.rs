@@ -51,7 +51,7 @@ impl Sessions {
 
     /// Takes what clients sent. `room` is how many sessions there may be, `next` makes the number
     /// and the token of another one.
-    pub fn from_clients(
+    pub fn clients_sent(
         &mut self,
         epoll: &OwnedFd,
         (key, door): (Key, BorrowedFd<'_>),
@@ -100,7 +100,7 @@ impl Sessions {
     }
 
     /// Takes what a container answered.
-    pub fn from_container(&mut self, id: u64, door: BorrowedFd<'_>, buffer: &mut [u8]) {
+    pub fn container_answered(&mut self, id: u64, door: BorrowedFd<'_>, buffer: &mut [u8]) {
         let Some(session) = self.all.get_mut(&id) else { return };
         for _ in 0..AT_ONCE {
             let flags = rustix::net::RecvFlags::DONTWAIT;
