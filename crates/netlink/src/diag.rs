@@ -64,8 +64,6 @@ fn parse(body: &[u8]) -> Option<BoundSocket> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
     use super::*;
 
     #[test]

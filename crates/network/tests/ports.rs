@@ -20,7 +20,9 @@ use hoy_network::{BoundPort, Carrier, Families, Ports, Wanted};
 use hoy_sys::process;
 use hoy_types::PortBinding;
 
-const TESTS: &[(&str, fn(&Host))] = &[
+type Test = (&'static str, fn(&Host));
+
+const TESTS: &[Test] = &[
     ("rules", rules),
     ("other_programs", other_programs),
     ("ranges_and_free_ports", ranges_and_free_ports),
@@ -431,11 +433,8 @@ impl Container {
         go.send(()).unwrap();
         let out = Self { v4: v4.parse().unwrap(), v6: v6.parse().unwrap(), netns };
         wait_until("the container's address", || {
-            out.inside(|| UdpSocket::bind(v6.to_owned() + ":0").is_ok() || true).join().unwrap()
-                && std::net::TcpStream::connect_timeout(
-                    &SocketAddr::new(out.v4.into(), 1),
-                    Duration::from_millis(200),
-                )
+            let address = SocketAddr::new(out.v4.into(), 1);
+            TcpStream::connect_timeout(&address, Duration::from_millis(200))
                 .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
         });
         out.serve_echo();

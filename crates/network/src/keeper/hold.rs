@@ -84,8 +84,6 @@ pub(crate) fn errno(error: &std::io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
     use super::*;
 
     fn hold(ip: &str, port: u16, protocol: Protocol) -> Hold {

@@ -162,8 +162,6 @@ fn key_of(socket: &OwnedFd) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
     use super::*;
 
     #[test]

@@ -99,8 +99,6 @@ fn host_v6(wanted: &Wanted<'_>, binding: &PortBinding) -> Option<Ipv6Addr> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
     use super::super::Families;
     use super::*;
 
