@@ -30,6 +30,8 @@ const TESTS: &[Test] = &[
     ("keeper_killed", keeper_killed),
     ("tcp_carried", tcp_carried),
     ("tcp_refused_and_released", tcp_refused_and_released),
+    ("few_descriptors", few_descriptors),
+    ("container_that_does_not_answer", container_that_does_not_answer),
     ("udp_carried", udp_carried),
     ("twenty_thousand", twenty_thousand),
     ("upgrade", upgrade),
@@ -283,8 +285,18 @@ fn daemon(socket: &Path, texts: &[String]) -> ExitCode {
 
 /// Another process that has published, and is ready.
 fn start_daemon(host: &Host, texts: &[&str]) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .arg("daemon")
+    start_limited_daemon(host, "unlimited", texts)
+}
+
+/// With fewer descriptors, which is then true of its keeper, too.
+fn start_limited_daemon(host: &Host, descriptors: &str, texts: &[&str]) -> Child {
+    let change = match descriptors {
+        "unlimited" => String::new(),
+        count => format!("ulimit -n {count}; "),
+    };
+    let mut child = Command::new("sh")
+        .args(["-ec", &format!("{change}exec \"$0\" daemon \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
         .arg(host.socket())
         .args(texts)
         .stdout(Stdio::piped())
@@ -582,6 +594,53 @@ fn tcp_refused_and_released(host: &Host) {
     ports.release(&some);
     ports.reserve(&wanted).unwrap();
     assert_eq!(echo("[::1]:9000", b"more"), b"more");
+}
+
+/// What finds no room waits for it, and is served; sessions make room for each other.
+fn few_descriptors(host: &Host) {
+    let container = Container::new("172.17.0");
+    let mut daemon = start_limited_daemon(host, "300", &["9000:7", "9001:7/udp"]);
+    let pid = keepers(host)[0];
+    let bytes = noise(100_000);
+    let most = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..150 {
+            scope.spawn(|| {
+                assert!(echo("[::1]:9000", &bytes) == bytes);
+                let now = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+                most.fetch_max(now, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    });
+    let clients: Vec<UdpSocket> = (0..400).map(|_| UdpSocket::bind("[::1]:0").unwrap()).collect();
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.send_to(b"ping", "[::1]:9001").unwrap();
+        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    }
+    assert!(most.into_inner() < 300);
+    assert_eq!(echo("[::1]:9000", b"more"), b"more");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    drop(container);
+}
+
+fn container_that_does_not_answer(host: &Host) {
+    let container = Container::new("10.5.0");
+    let silent = || {
+        sh("nft add table t; nft add chain t i '{type filter hook input priority 0;}'; \
+                        nft add rule t i tcp dport 9 drop")
+    };
+    container.inside(silent).join().unwrap();
+    let mut ports = host.ports();
+    let list = bindings(&["9000:7", "9001:9"]);
+    ports.reserve(&Wanted { target4: Some(container.v4), ..wanted(&list) }).unwrap();
+    let mut waiting = TcpStream::connect("[::1]:9001").unwrap();
+    waiting.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    waiting.write_all(b"anybody?").unwrap();
+    assert_eq!(echo("[::1]:9000", b"meanwhile"), b"meanwhile");
+    let end = waiting.read(&mut [0; 8]);
+    assert!(end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
 }
 
 fn udp_carried(host: &Host) {

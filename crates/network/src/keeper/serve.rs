@@ -407,8 +407,11 @@ impl Keeper {
 
     fn datagrams(&mut self, number: u64) {
         let Some(key) = self.by_number.get(&number).copied() else { return };
-        let used = self.held.len() + OTHERS + self.pairs.count() * tcp::DESCRIPTORS;
-        let room = self.descriptors.saturating_sub(used).min(MAX_SESSIONS);
+        let traffic = self.descriptors.saturating_sub(self.held.len() + OTHERS);
+        let left = traffic.saturating_sub(self.pairs.count() * tcp::DESCRIPTORS);
+        // Sessions stay long after their last datagram: half of the room is never theirs, or
+        // there would be none left for connections.
+        let room = left.min(traffic / 2).min(MAX_SESSIONS);
         let Some(Held { socket: Some(door), proxy: Some(target), .. }) = self.held.get(&key) else {
             return;
         };
