@@ -5,15 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hoy_netlink::route::{Interface, Route, Veth};
-use hoy_netlink::{NetlinkError, Socket, SocketKind, nft};
+use hoy_netlink::{Socket, SocketKind};
 use hoy_sys::{process, userns};
 use hoy_types::IdMaps;
 use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::address::{Pool, Subnet, choose};
+use crate::firewall::{BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication};
 use crate::ports::Ports;
-use crate::{Endpoint, EndpointSpec, NetworkError, NetworkSettings, firewall};
+use crate::{BoundPort, Endpoint, EndpointSpec, NetworkError, NetworkSettings};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Our interfaces' names begin with this.
@@ -39,8 +40,7 @@ pub struct Network {
 #[derive(Debug)]
 struct State {
     route: Socket,
-    /// Owns the table: kept open for as long as the daemon lives.
-    nft: Socket,
+    firewall: Firewall,
     ports: Ports,
     up: Option<Up>,
     /// Forwarding is on because of us.
@@ -64,7 +64,7 @@ impl Network {
     ) -> Result<Self, NetworkError> {
         let mut state = State {
             route: Socket::open(SocketKind::Route)?,
-            nft: Socket::open(SocketKind::Netfilter)?,
+            firewall: Firewall::open()?,
             ports: Ports::default(),
             up: None,
             forwarding,
@@ -138,7 +138,8 @@ impl Network {
             ports,
         };
         let index = up.index;
-        if let Err(error) = state.publish(&endpoint) {
+        let publications = publications(&self.settings.bridge, &endpoint);
+        if let Err(error) = state.firewall.publish(&publications) {
             drop(guard);
             self.release(&endpoint);
             return Err(error);
@@ -194,15 +195,9 @@ impl Network {
     pub fn release(&self, endpoint: &Endpoint) {
         let mut guard = self.state();
         let state = &mut *guard;
-        let (exact, any) = firewall::elements(endpoint);
-        for (map, elements) in [(firewall::PORTS, exact), (firewall::PORTS_ANY, any)] {
-            if !elements.is_empty() {
-                let mut transaction = state.nft.nft(firewall::TABLE);
-                transaction.remove(map, &elements);
-                // Gone already, with the whole table perhaps: that is what is wanted.
-                let _ = transaction.commit("withdraw published ports");
-            }
-        }
+        let publications = publications(&self.settings.bridge, endpoint);
+        // Gone already, with the whole table perhaps: that is what is wanted.
+        let _ = state.firewall.withdraw(&publications);
         state.ports.release(&endpoint.ports);
         if let Some(up) = &mut state.up {
             up.pool.give_back(endpoint.address);
@@ -213,12 +208,7 @@ impl Network {
     pub fn clean(&self) -> Result<(), NetworkError> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let mut transaction = state.nft.nft(firewall::TABLE);
-        transaction.delete_table();
-        match transaction.commit("delete the table") {
-            Err(error) if error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {}
-            other => other?,
-        }
+        state.firewall.remove()?;
         if let Some(up) = state.up.take() {
             state.route.delete_link(up.index)?;
         }
@@ -262,10 +252,8 @@ impl State {
             up.pool.restore(endpoint.address);
             self.ports.restore(&endpoint.ports);
         }
-        let subnet = up.pool.subnet();
         self.up = Some(up);
-        let closed = self.forwarding;
-        self.replace_table(settings, subnet, closed, endpoints)?;
+        self.install(settings, endpoints)?;
         let known = |name: &str| endpoints.iter().any(|endpoint| endpoint.interface == name);
         for link in self.route.links()? {
             let hex = link.name.strip_prefix(PREFIX).unwrap_or("");
@@ -313,70 +301,41 @@ impl State {
         if settings.forward && read(FORWARD).trim() == "0" {
             self.forwarding = write(FORWARD, "1");
         }
-        let subnet = match &self.up {
-            Some(up) => up.pool.subnet(),
-            None => return Err(NetworkError::NoPool),
-        };
-        self.replace_table(settings, subnet, self.forwarding, &[])
+        self.install(settings, &[])
     }
 
-    /// The whole table in one transaction: packets see the old one or the new one.
-    fn replace_table(
+    fn install(
         &mut self,
         settings: &NetworkSettings,
-        subnet: Subnet,
-        closed: bool,
         endpoints: &[Endpoint],
     ) -> Result<(), NetworkError> {
-        let chains = firewall::chains(settings, subnet, closed);
-        let (mut exact, mut any) = (Vec::new(), Vec::new());
-        for endpoint in endpoints {
-            let (one, two) = firewall::elements(endpoint);
-            exact.extend(one);
-            any.extend(two);
-        }
-        let mut attempt = |exists: bool, flags: u32| {
-            let mut transaction = self.nft.nft(firewall::TABLE);
-            if exists {
-                transaction.delete_table();
-            }
-            transaction.table(flags).set(firewall::PORTS).set(firewall::PORTS_ANY);
-            for chain in &chains {
-                transaction.chain(chain);
-            }
-            transaction.add(firewall::PORTS, &exact).add(firewall::PORTS_ANY, &any);
-            transaction.commit("install the table")
+        let rules = BridgeRules {
+            interface: settings.bridge.clone(),
+            icc: settings.icc,
+            internal: false,
+            masquerade4: if settings.masquerade { Masquerade::Yes } else { Masquerade::No },
+            masquerade6: Masquerade::No,
+            mode4: GatewayMode::Nat,
+            mode6: GatewayMode::Nat,
+            trusted: Vec::new(),
         };
-        let missing =
-            |error: &NetlinkError| error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error());
-        for flags in [nft::OWNER | nft::PERSIST, 0] {
-            let result = match attempt(true, flags) {
-                Err(error) if missing(&error) => attempt(false, flags),
-                other => other,
-            };
-            match result {
-                // A kernel that does not know these flags.
-                Err(error) if flags != 0 && unknown_flags(&error) => {}
-                other => return Ok(other?),
-            }
-        }
-        Ok(())
+        let publications =
+            endpoints.iter().flat_map(|endpoint| publications(&settings.bridge, endpoint));
+        let closed = Closed { v4: self.forwarding, v6: false };
+        self.firewall.install(closed, vec![rules], publications.collect())
     }
+}
 
-    fn publish(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        let (exact, any) = firewall::elements(endpoint);
-        if exact.is_empty() && any.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = self.nft.nft(firewall::TABLE);
-        if !exact.is_empty() {
-            transaction.add(firewall::PORTS, &exact);
-        }
-        if !any.is_empty() {
-            transaction.add(firewall::PORTS_ANY, &any);
-        }
-        Ok(transaction.commit("publish ports")?)
-    }
+fn publications(bridge: &str, endpoint: &Endpoint) -> Vec<Publication> {
+    let publication = |port: &BoundPort| Publication {
+        protocol: port.container.protocol,
+        host_ip: port.host_ip.into(),
+        host_port: port.host_port,
+        target: (endpoint.address, port.container.port).into(),
+        interface: bridge.to_owned(),
+        mode: GatewayMode::Nat,
+    };
+    endpoint.ports.iter().map(publication).collect()
 }
 
 fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
@@ -384,11 +343,6 @@ fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     }
-}
-
-fn unknown_flags(error: &NetlinkError) -> bool {
-    use rustix::io::Errno;
-    [Errno::OPNOTSUPP, Errno::INVAL].iter().any(|e| error.errno() == Some(e.raw_os_error()))
 }
 
 /// Runs something in a thread that ends with it: what it does to its namespaces stays there.

@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use address::Subnet;
 pub use bridge::{NetTicket, Network};
+pub use firewall::{
+    ACCEPT_MARK, BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication, TABLE,
+    USER_TABLE,
+};
 
 /// How the default bridge is to be.
 #[derive(Clone, Debug, PartialEq)]
