@@ -7,7 +7,9 @@
 mod address;
 mod bridge;
 mod firewall;
+pub mod foreign;
 mod ports;
+mod watch;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,6 +22,7 @@ pub use firewall::{
     ACCEPT_MARK, BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication, TABLE,
     USER_TABLE,
 };
+pub use watch::Watcher;
 
 /// How the default bridge is to be.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,13 +8,16 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hoy_netlink::route::{Interface, Route, Veth};
 use hoy_netlink::{Socket, SocketKind};
-use hoy_network::{BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication};
+use hoy_network::foreign::{self, Suspect};
+use hoy_network::{
+    ACCEPT_MARK, BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication, Watcher,
+};
 use hoy_sys::process;
 use hoy_types::Protocol;
 
@@ -402,5 +405,563 @@ fn who_reaches_whom() {
         }
         drop(servers);
         firewall.remove().unwrap();
+    });
+}
+
+#[test]
+fn as_whom_and_how_directly() {
+    on_a_host(|host| {
+        for (name, network) in [("br-a", 1), ("br-r", 2), ("br-u", 3), ("br-t", 5)] {
+            host.bridge(name, network);
+        }
+        // A second address of the host, to talk as.
+        let other = [ip("10.99.200.77"), ip("fd99:200::77")];
+        configure("out", &other, &[]);
+        let mut firewall = Firewall::open().unwrap();
+        let bridges = vec![
+            BridgeRules {
+                masquerade4: Masquerade::To(other[0]),
+                masquerade6: Masquerade::To(other[1]),
+                ..rules("br-a")
+            },
+            BridgeRules {
+                masquerade4: Masquerade::No,
+                masquerade6: Masquerade::No,
+                mode4: GatewayMode::Routed,
+                mode6: GatewayMode::Routed,
+                ..rules("br-r")
+            },
+            BridgeRules {
+                mode4: GatewayMode::NatUnprotected,
+                mode6: GatewayMode::NatUnprotected,
+                ..rules("br-u")
+            },
+            BridgeRules { trusted: vec!["out".into()], ..rules("br-t") },
+        ];
+        firewall.install(Closed::default(), bridges, Vec::new()).unwrap();
+        let a1 = host.container("br-a", 1, 2);
+        let r1 = host.container("br-r", 2, 2);
+        let u1 = host.container("br-u", 3, 2);
+        let t1 = host.container("br-t", 5, 2);
+        let out = host.neighbour.clone();
+        let mut servers: Vec<_> =
+            [&a1, &r1, &u1, &t1, &out].map(|netns| Server::start(netns, 80)).into();
+        servers.push(Server::start(&r1, 81));
+        for family in BOTH {
+            let mut published = publish(any(family), 9999, "br-r", address(family, 2, 2), 81);
+            // Twice the same target: it stays open until both are gone.
+            published.extend(publish(any(family), 9998, "br-r", address(family, 2, 2), 81));
+            for one in &mut published {
+                one.mode = GatewayMode::Routed;
+            }
+            firewall.publish(&published).unwrap();
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let case = format!("{family:?} {protocol:?}");
+                let asked = |who: &Netns, network, number, port| {
+                    ask(who, protocol, address(family, network, number), port)
+                };
+                let v6 = usize::from(family == Family::V6);
+                assert_eq!(asked(&a1, OUTSIDE, 2, 80), Some(other[v6]), "{case}");
+                assert_eq!(asked(&r1, OUTSIDE, 2, 80), Some(address(family, 2, 2)), "{case}");
+                assert_eq!(asked(&u1, OUTSIDE, 2, 80), Some(address(family, OUTSIDE, 1)));
+                // Directly from outside: what is published, everything, everything; nothing.
+                let client = Some(address(family, OUTSIDE, 2));
+                assert_eq!(asked(&out, 2, 2, 81), client, "{case}");
+                assert_eq!(asked(&out, 2, 2, 80), None, "{case}");
+                assert_eq!(asked(&out, OUTSIDE, 1, 9999), None, "{case}: no port of the host");
+                assert_eq!(asked(&out, 3, 2, 80), client, "{case}");
+                assert_eq!(asked(&out, 5, 2, 80), client, "{case}");
+                assert_eq!(asked(&out, 1, 2, 80), None, "{case}");
+                // But not from our other networks, unless it is published.
+                assert_eq!(asked(&a1, 3, 2, 80), None, "{case}");
+                assert_eq!(asked(&a1, 5, 2, 80), None, "{case}");
+                assert!(asked(&a1, 2, 2, 81).is_some(), "{case}");
+            }
+            let ping = |to: IpAddr| {
+                let line = format!("ping -c1 -W1 {to} >/dev/null 2>&1 && echo yes || echo no");
+                out.sh(&line).trim() == "yes"
+            };
+            assert!(ping(address(family, 2, 2)));
+            assert!(!ping(address(family, 1, 2)));
+            let open = || ask(&out, Protocol::Tcp, address(family, 2, 2), 81).is_some();
+            firewall.withdraw(&published[..2]).unwrap();
+            assert!(open());
+            firewall.withdraw(&published[2..]).unwrap();
+            assert!(!open());
+            // Rules of a network that change take effect at once.
+            let before = rules("br-u");
+            firewall.add_bridge(before).unwrap();
+            assert_eq!(ask(&out, Protocol::Tcp, address(family, 3, 2), 80), None);
+            let again = BridgeRules {
+                mode4: GatewayMode::NatUnprotected,
+                mode6: GatewayMode::NatUnprotected,
+                ..rules("br-u")
+            };
+            firewall.add_bridge(again).unwrap();
+            assert!(ask(&out, Protocol::Tcp, address(family, 3, 2), 80).is_some());
+        }
+        drop(servers);
+    });
+}
+
+#[test]
+fn the_host_does_not_become_a_router() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let other = Netns::new();
+        host.link("in", &other, 201);
+        let a1 = host.container("br-a", 1, 2);
+        let out = host.neighbour.clone();
+        let _servers = [&a1, &out].map(|netns| Server::start(netns, 80));
+        let mut firewall = Firewall::open().unwrap();
+        let through = |family| ask(&other, Protocol::Tcp, address(family, OUTSIDE, 2), 80);
+        firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
+        for (v4, v6) in [(false, false), (true, false), (true, true), (false, true)] {
+            firewall.set_closed(Closed { v4, v6 }).unwrap();
+            assert_eq!(through(Family::V4).is_some(), !v4);
+            assert_eq!(through(Family::V6).is_some(), !v6);
+            for family in BOTH {
+                let seen = ask(&a1, Protocol::Tcp, address(family, OUTSIDE, 2), 80);
+                assert_eq!(seen, Some(address(family, OUTSIDE, 1)));
+            }
+        }
+    });
+}
+
+/// Ports that are published on loopback, and the host's own services there, are not reached from
+/// outside, although loopback is routed.
+#[test]
+fn loopback_is_nobody_elses() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let a1 = host.container("br-a", 1, 2);
+        let _servers = [Server::start(&a1, 80), Server::start(&host.here, 7777)];
+        // The neighbour has no loopback, and believes that 127/8 is ours.
+        host.neighbour.sh(
+            "echo 1 > /proc/sys/net/ipv4/conf/out/route_localnet; ip route add 127.0.0.0/8 via \
+             10.99.200.1 dev out src 10.99.200.2",
+        );
+        write("/proc/sys/net/ipv4/conf/out/route_localnet", "1");
+        let ask = |protocol, port| ask(&host.neighbour, protocol, ip("127.0.0.1"), port);
+        assert!(ask(Protocol::Tcp, 7777).is_some(), "the test can do it without our rules");
+        let mut firewall = Firewall::open().unwrap();
+        let ports = publish(ip("127.0.0.1"), 6060, "br-a", address(Family::V4, 1, 2), 80);
+        firewall.install(Closed::default(), vec![rules("br-a")], ports).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for port in [6060, 7777] {
+                assert_eq!(ask(protocol, port), None, "{protocol:?} {port}");
+            }
+            assert!(ask_here(protocol, "127.0.0.1:6060".parse().unwrap()).is_some());
+        }
+    });
+}
+
+#[test]
+fn people_have_rules_of_their_own() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let a1 = host.container("br-a", 1, 2);
+        let out = host.neighbour.clone();
+        let _servers = [&a1, &out].map(|netns| Server::start(netns, 80));
+        let mut firewall = Firewall::open().unwrap();
+        firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
+        for family in BOTH {
+            let into = || ask(&out, Protocol::Tcp, address(family, 1, 2), 80).is_some();
+            let from = || ask(&a1, Protocol::Tcp, address(family, OUTSIDE, 2), 80).is_some();
+            assert_eq!((into(), from()), (false, true));
+            sh("nft add rule inet hoy-user forward iifname br-a oifname out drop");
+            assert_eq!((into(), from()), (false, false));
+            sh("nft flush chain inet hoy-user forward");
+            sh(&format!(
+                "nft add rule inet hoy-user forward iifname out oifname br-a meta mark set mark or \
+                 {ACCEPT_MARK}"
+            ));
+            assert_eq!((into(), from()), (true, true));
+            // Nothing of ours changes it.
+            firewall.add_bridge(rules("br-b")).unwrap();
+            firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
+            assert!(sh("nft list table inet hoy-user").contains("mark set"));
+            sh("nft flush chain inet hoy-user forward");
+        }
+        firewall.remove().unwrap();
+        assert_eq!(sh("nft list tables"), "");
+    });
+}
+
+/// Sends to an isolated container and to a published port every few milliseconds; how many arrived.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    leaked: Arc<AtomicUsize>,
+    published: Arc<AtomicUsize>,
+    lost: Arc<AtomicUsize>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn start(host: &Host, a1: &Netns) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let [leaked, published, lost] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+        let mut threads = Vec::new();
+        for family in BOTH {
+            let target = SocketAddr::new(address(family, 2, 2), 80);
+            let (done, count) = (stop.clone(), leaked.clone());
+            threads.push(a1.spawn(move || {
+                let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let mut buffer = [0; 64];
+                while !done.load(Ordering::Relaxed) {
+                    // A new connection each time.
+                    let socket = UdpSocket::bind(any).unwrap();
+                    socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+                    let _ = socket.send_to(b"x", target);
+                    if socket.recv(&mut buffer).is_ok() {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }));
+            let target = SocketAddr::new(address(family, OUTSIDE, 1), 8080);
+            let (done, good, bad) = (stop.clone(), published.clone(), lost.clone());
+            threads.push(host.neighbour.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let count = match ask_here(Protocol::Tcp, target) {
+                        Some(_) => &good,
+                        None => &bad,
+                    };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }));
+        }
+        Self { stop, leaked, published, lost, threads }
+    }
+
+    /// Waits until some more connections were served.
+    fn go_on(&self) {
+        let before = self.published.load(Ordering::Relaxed);
+        while self.published.load(Ordering::Relaxed) < before + 10 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn lost(&self) -> usize {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn end(mut self) -> (usize, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        (self.leaked.load(Ordering::Relaxed), self.lost())
+    }
+}
+
+fn two_networks(host: &Host) -> (Netns, Netns, Vec<Publication>) {
+    host.bridge("br-a", 1);
+    host.bridge("br-b", 2);
+    let a1 = host.container("br-a", 1, 2);
+    let b1 = host.container("br-b", 2, 2);
+    let ports = BOTH.map(|family| publish(any(family), 8080, "br-b", address(family, 2, 2), 80));
+    (a1, b1, ports.concat())
+}
+
+/// Whether the kernel lets tables be owned and outlive their owners.
+fn kernel_owns(firewall: &Firewall) -> bool {
+    firewall.is_owned()
+}
+
+#[test]
+fn a_flush_changes_nothing_with_the_daemon_and_without() {
+    on_a_host(|host| {
+        let (a1, b1, ports) = two_networks(host);
+        let _server = Server::start(&b1, 80);
+        let bridges = vec![rules("br-a"), rules("br-b")];
+        let mut firewall = Firewall::open().unwrap();
+        firewall.install(Closed::default(), bridges.clone(), ports.clone()).unwrap();
+        if !kernel_owns(&firewall) {
+            return;
+        }
+        let firewall = Arc::new(Mutex::new(firewall));
+        let theirs = firewall.clone();
+        let watcher = Watcher::start(move || theirs.lock().unwrap().repair()).unwrap();
+        let traffic = Traffic::start(host, &a1);
+        for _ in 0..3 {
+            traffic.go_on();
+            sh("nft flush ruleset");
+        }
+        // The daemon dies.
+        drop(watcher);
+        drop(firewall);
+        for _ in 0..3 {
+            traffic.go_on();
+            sh("nft flush ruleset");
+        }
+        traffic.go_on();
+        // The next one takes over.
+        let mut firewall = Firewall::open().unwrap();
+        firewall.install(Closed::default(), bridges, ports).unwrap();
+        traffic.go_on();
+        assert!(!firewall.repair().unwrap());
+        assert_eq!(traffic.end(), (0, 0), "leaked, lost");
+        assert!(sh("nft list tables").contains("inet hoy-user"));
+        let mine = std::process::Command::new("nft")
+            .args(["add", "rule", "inet", "hoy", "forward", "accept"])
+            .output()
+            .unwrap();
+        assert!(!mine.status.success(), "nobody else changes the table");
+    });
+}
+
+#[test]
+fn without_an_owner_it_is_put_back() {
+    on_a_host(|host| {
+        let (a1, b1, ports) = two_networks(host);
+        let _server = Server::start(&b1, 80);
+        let mut firewall = Firewall::open_without_owner().unwrap();
+        firewall
+            .install(Closed::default(), vec![rules("br-a"), rules("br-b")], ports.clone())
+            .unwrap();
+        assert!(!firewall.is_owned());
+        let repaired = Arc::new(AtomicUsize::new(0));
+        let firewall = Arc::new(Mutex::new(firewall));
+        let (theirs, count) = (firewall.clone(), repaired.clone());
+        let watcher = Watcher::start(move || {
+            let done = theirs.lock().unwrap().repair()?;
+            count.fetch_add(usize::from(done), Ordering::Relaxed);
+            Ok(done)
+        })
+        .unwrap();
+        let traffic = Traffic::start(host, &a1);
+        traffic.go_on();
+        let whole = sh("nft list table inet hoy");
+        for (number, damage) in [
+            "flush ruleset",
+            "delete table inet hoy",
+            "flush chain inet hoy forward",
+            "insert rule inet hoy forward accept",
+            "delete element inet hoy bridges { br-a }",
+            "flush map inet hoy ports4-any",
+            "delete table inet hoy-user",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            traffic.go_on();
+            sh(&format!("nft '{damage}'"));
+            while repaired.load(Ordering::Relaxed) <= number {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(sh("nft list table inet hoy"), whole, "{damage}");
+            assert!(sh("nft list tables").contains("inet hoy-user"), "{damage}");
+        }
+        // Changes of our own and of other tables are no damage.
+        for one in &ports {
+            firewall.lock().unwrap().withdraw(std::slice::from_ref(one)).unwrap();
+            firewall.lock().unwrap().publish(std::slice::from_ref(one)).unwrap();
+        }
+        sh("nft 'add table ip other; add chain ip other c'");
+        firewall.lock().unwrap().repair().unwrap();
+        assert_eq!(repaired.load(Ordering::Relaxed), 7);
+        // A change that finds nothing puts everything back.
+        drop(watcher);
+        sh("nft flush ruleset");
+        firewall.lock().unwrap().withdraw(&ports[..1]).unwrap();
+        firewall.lock().unwrap().publish(&ports[..1]).unwrap();
+        assert_eq!(sh("nft list table inet hoy"), whole);
+        traffic.go_on();
+        traffic.end();
+    });
+}
+
+/// The number of elements that `nft` sees in a set, and in all of the table's objects of a kind.
+fn elements(set: &str) -> usize {
+    let json = sh(&format!("nft -j list map inet hoy {set}"));
+    // Each has one address that it is sent to.
+    json.matches("10.99.1.2").count() + json.matches("fd99:1::2").count()
+}
+
+#[test]
+fn twenty_thousand_ports_at_once() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let a1 = host.container("br-a", 1, 2);
+        let mut firewall = Firewall::open().unwrap();
+        firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
+        let rules = || sh("nft -a list table inet hoy").matches("handle").count();
+        let before = rules();
+        let _server = Server::start(&a1, 39_999);
+        for (family, map) in [(Family::V4, "ports4-any"), (Family::V6, "ports6-any")] {
+            let publication = |protocol, port| Publication {
+                protocol,
+                host_ip: any(family),
+                host_port: port,
+                target: SocketAddr::new(address(family, 1, 2), port),
+                interface: "br-a".into(),
+                mode: GatewayMode::Nat,
+            };
+            let all: Vec<_> =
+                (20_000..40_000).map(|port| publication(Protocol::Tcp, port)).collect();
+            firewall.publish(&all).unwrap();
+            assert_eq!(elements(map), 20_000);
+            let last = ask(&host.neighbour, Protocol::Tcp, address(family, OUTSIDE, 1), 39_999);
+            assert_eq!(last, Some(address(family, OUTSIDE, 2)));
+            // All or none: a target that changes, and one that cannot be.
+            let mut changed = all[7].clone();
+            changed.target.set_port(1);
+            firewall.publish(&[changed.clone()]).unwrap();
+            assert_eq!(elements(map), 20_000);
+            firewall.withdraw(&all[7..8]).unwrap();
+            assert_eq!(elements(map), 20_000, "it is another one by now");
+            firewall.withdraw(&[changed]).unwrap();
+            assert_eq!(elements(map), 19_999);
+            firewall.publish(&[publication(Protocol::Sctp, 20_007)]).unwrap();
+            assert_eq!(elements(map), 20_000);
+        }
+        assert_eq!(rules(), before, "not one rule more");
+        for (family, map) in [(Family::V4, "ports4-any"), (Family::V6, "ports6-any")] {
+            let all: Vec<_> = (20_000..40_000)
+                .map(|port| Publication {
+                    protocol: Protocol::Tcp,
+                    host_ip: any(family),
+                    host_port: port,
+                    target: SocketAddr::new(address(family, 1, 2), port),
+                    interface: "br-a".into(),
+                    mode: GatewayMode::Nat,
+                })
+                .collect();
+            firewall.withdraw(&all).unwrap();
+            assert_eq!(elements(map), 1);
+        }
+    });
+}
+
+/// What the keeper publishes in userspace is out of reach for internal networks.
+#[test]
+fn internal_networks_do_not_reach_the_keeper() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        host.bridge("br-i", 3);
+        let a1 = host.container("br-a", 1, 2);
+        let i1 = host.container("br-i", 3, 2);
+        let mut firewall = Firewall::open().unwrap();
+        let bridges = vec![rules("br-a"), BridgeRules { internal: true, ..rules("br-i") }];
+        let kept = publish(any(Family::V6), 8080, "br-a", address(Family::V4, 1, 2), 80);
+        firewall.install(Closed::default(), bridges, kept.clone()).unwrap();
+        // It stands for the keeper.
+        let _server = [Server::start(&host.here, 8080), Server::start(&host.here, 8081)];
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let asked = |who, network, port| {
+                ask(who, protocol, address(Family::V6, network, 1), port).is_some()
+            };
+            assert!(asked(&a1, 1, 8080));
+            assert!(!asked(&i1, 3, 8080));
+            assert!(asked(&i1, 3, 8081), "a service of the host's own");
+        }
+        firewall.withdraw(&kept).unwrap();
+        assert!(ask(&i1, Protocol::Tcp, address(Family::V6, 3, 1), 8080).is_some());
+    });
+}
+
+#[test]
+fn other_firewalls_are_seen_and_asked_only_on_request() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let a1 = host.container("br-a", 1, 2);
+        let out = host.neighbour.clone();
+        let _servers = [&a1, &out].map(|netns| Server::start(netns, 80));
+        let mut firewall = Firewall::open().unwrap();
+        let ports =
+            BOTH.map(|family| publish(any(family), 8080, "br-a", address(family, 1, 2), 80));
+        firewall.install(Closed::default(), vec![rules("br-a")], ports.concat()).unwrap();
+        let nft_only = |found: Vec<foreign::Obstacle>| -> Vec<foreign::Obstacle> {
+            found.into_iter().filter(|one| one.suspect != Suspect::LegacyIptables).collect()
+        };
+        let detect = || nft_only(foreign::detect().unwrap());
+        assert_eq!(detect(), []);
+        let works = || {
+            BOTH.map(|family| {
+                ask(&out, Protocol::Tcp, address(family, OUTSIDE, 1), 8080).is_some()
+                    && ask(&a1, Protocol::Tcp, address(family, OUTSIDE, 2), 80).is_some()
+            })
+        };
+        assert_eq!(works(), [true, true]);
+        let forward = "{ type filter hook forward priority 0; policy drop; }";
+        for (rules, suspect, blocked, word) in [
+            (
+                format!(
+                    "add table ip filter; add chain ip filter FORWARD {forward}; add chain ip \
+                     filter ufw-before-forward"
+                ),
+                Suspect::Ufw,
+                [false, true],
+                "ufw route allow in on br-a",
+            ),
+            (
+                format!(
+                    "add table ip6 filter; add chain ip6 filter FORWARD {forward}; add chain ip6 \
+                     filter DOCKER-USER"
+                ),
+                Suspect::Docker,
+                [true, false],
+                "ip6tables -I DOCKER-USER -i br-a -j ACCEPT",
+            ),
+            (
+                format!("add table ip filter; add chain ip filter FORWARD {forward}"),
+                Suspect::Iptables,
+                [false, true],
+                "iptables -I FORWARD -o br-a -j ACCEPT",
+            ),
+            (
+                format!("add table inet mine; add chain inet mine c {forward}"),
+                Suspect::Other,
+                [false, false],
+                "nft insert rule inet mine c iifname br-a accept",
+            ),
+            (
+                "add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter \
+                 hook forward priority 10; policy accept; }; add rule inet firewalld \
+                 filter_FORWARD reject with icmpx admin-prohibited"
+                    .to_owned(),
+                Suspect::Firewalld,
+                [false, false],
+                "--add-interface=br-a",
+            ),
+        ] {
+            sh(&format!("nft '{rules}'"));
+            let found = detect();
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].suspect, found[0].allowed.len()), (suspect, 0));
+            assert!(found[0].message("br-a").contains(word), "{}", found[0].message("br-a"));
+            assert_eq!(works(), blocked.map(|one| one && suspect != Suspect::Other));
+            let before = sh("nft list ruleset");
+            for _ in 0..2 {
+                let refused = foreign::allow(&["br-a".into(), "br-b".into()]).unwrap();
+                assert!(refused.is_empty(), "{refused:?}");
+                let marked = sh("nft list ruleset").matches("comment \"hoy: ").count();
+                assert_eq!(marked, 4);
+            }
+            assert_eq!(works(), [true, true], "{suspect:?}");
+            assert!(detect()[0].allowed.contains("br-b"));
+            foreign::allow(&["br-a".into()]).unwrap();
+            assert_eq!(detect()[0].allowed.iter().collect::<Vec<_>>(), ["br-a"]);
+            assert!(foreign::take_back().unwrap().is_empty());
+            assert_eq!(sh("nft list ruleset"), before, "as it was");
+            let (family, table) = (found[0].family, &found[0].table);
+            sh(&format!("nft delete table {family} {table}"));
+        }
+        // By the real iptables, which goes on understanding its own table.
+        let iptables = "iptables-nft";
+        if Command::new(iptables).arg("--version").output().is_ok() {
+            sh(&format!("{iptables} -P FORWARD DROP"));
+            assert_eq!(detect()[0].suspect, Suspect::Iptables);
+            assert_eq!(works(), [false, true]);
+            foreign::allow(&["br-a".into()]).unwrap();
+            assert_eq!(works(), [true, true]);
+            let listed = sh(&format!("{iptables} -S FORWARD"));
+            assert!(listed.contains("-i br-a") && listed.contains("-o br-a"), "{listed}");
+            // The policy was changed meanwhile: ours go all the same.
+            sh(&format!("{iptables} -P FORWARD ACCEPT"));
+            foreign::take_back().unwrap();
+            assert_eq!(sh(&format!("{iptables} -S FORWARD")).trim(), "-P FORWARD ACCEPT");
+        }
     });
 }
