@@ -44,6 +44,23 @@ impl Socket {
         Self::bound(kind, 0)
     }
 
+    /// A socket that somebody kept: the kernel knows it as the one that it was.
+    pub fn from_kept(fd: OwnedFd, kind: SocketKind) -> Result<Self, NetlinkError> {
+        let operation = "take a kept netlink socket over";
+        let failed =
+            |errno: rustix::io::Errno| NetlinkError::Io { operation, source: errno.into() };
+        let domain = sockopt::socket_domain(&fd).map_err(failed)?;
+        let protocol = sockopt::socket_protocol(&fd).map_err(failed)?;
+        let wanted = match kind {
+            SocketKind::Route => None,
+            SocketKind::Netfilter => Some(netlink::NETFILTER),
+        };
+        if domain != AddressFamily::NETLINK || protocol != wanted {
+            return Err(NetlinkError::garbled(operation));
+        }
+        Ok(Self { fd, sequence: 0 })
+    }
+
     /// One that hears what the kernel says to a group (counted from 1, up to 32).
     pub(crate) fn listening(kind: SocketKind, group: u32) -> Result<Self, NetlinkError> {
         Self::bound(kind, 1_u32.checked_shl(group.saturating_sub(1)).unwrap_or(0))
@@ -185,7 +202,9 @@ impl Socket {
         Ok(())
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    /// To be kept by another process: what belongs to the socket stays its own as long as anybody
+    /// has it open.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 

@@ -1,10 +1,14 @@
 //! The rules of table `inet hoy`, for all networks and both families.
 //!
 //! The chains are the same however much there is: networks and ports are elements of sets and maps
-//! keyed by interface name and by address, protocol and port. On kernels that have it (6.9 and
-//! later) the table is owned: nobody else can change it, it survives other people's `flush
-//! ruleset` and the daemon's death. Elsewhere `watch` notices and `repair` puts it back; until
-//! then (milliseconds) the host forwards for our bridges what its other rules let through.
+//! keyed by interface name and by address, protocol and port.
+//!
+//! On kernels that have it (6.9 and later) the table is owned by our socket: nobody else can change
+//! it, other people's `flush ruleset` passes it by. When the last descriptor of the socket is
+//! closed the table stays, but belongs to nobody, and a flush would take it. So the socket is to be
+//! kept open by a process that outlives the daemon (`descriptor`), and taken over by the next one
+//! (`open_kept`). Elsewhere `watch` notices and `repair` puts it back; until then (milliseconds)
+//! the host forwards for our bridges what its other rules let through.
 //!
 //! What is decided where:
 //! - `loopback` (prerouting, raw): packets from or to 127/8 come from `lo` or are dropped, since
@@ -33,6 +37,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use hoy_netlink::nft::{
     self, Base, Chain, ChainKind, Data, Element, Expression as E, Family, Field, Given, Hook, Load,
@@ -482,6 +487,24 @@ impl Firewall {
             installed: None,
             own: true,
         })
+    }
+
+    /// With the socket of a daemon before this one, which somebody kept. It must belong to the
+    /// network namespace of the calling thread; if it does not look so, it is not used.
+    pub fn open_kept(socket: OwnedFd) -> Result<Self, NetworkError> {
+        let mut fresh = Self::open()?;
+        let mut kept = Socket::from_kept(socket, SocketKind::Netfilter)?;
+        let same = kept.nft_generation()? == fresh.nft.nft_generation()?
+            && kept.nft_tables()? == fresh.nft.nft_tables()?;
+        if same {
+            fresh.nft = kept;
+        }
+        Ok(fresh)
+    }
+
+    /// The socket that the table belongs to, to be kept open by another process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.nft.descriptor()
     }
 
     /// As on a kernel whose tables have no owner.
