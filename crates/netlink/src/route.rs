@@ -364,6 +364,20 @@ impl Socket {
         })
     }
 
+    /// Tells the neighbours whose the link's addresses are now: for an address that somebody else
+    /// had before, with another hardware address. The kernel does it (gratuitous ARP, unsolicited
+    /// advertisements) when it is told the hardware address again. By the thread whose namespace
+    /// the link and the socket are in.
+    pub fn announce(&mut self, link: &Link) -> Result<(), NetlinkError> {
+        let Some(mac) = link.mac else { return Ok(()) };
+        for (family, setting) in [("ipv4", "arp_notify"), ("ipv6", "ndisc_notify")] {
+            // A family that is not there has no neighbours.
+            let path = format!("/proc/sys/net/{family}/conf/{}/{setting}", link.name);
+            let _ = std::fs::write(path, "1");
+        }
+        self.set_mac(link.index, mac)
+    }
+
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         self.change("set a link's MTU", &link_head(index, 0, 0), |message| {
             message.number(IFLA_MTU, mtu);

@@ -1,7 +1,7 @@
 //! Every message against the real kernel, in network namespaces of the test's own; `ip` and `nft`
 //! say what became of them.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -307,4 +307,75 @@ fn connections_are_forgotten() {
             assert_eq!(nft.forget(&[Stale::AnsweredBy(ip(address))]).unwrap(), 0);
         });
     }
+}
+
+/// A container that has the address of one before it, but not its hardware address, is found at
+/// once by those who knew the other.
+#[test]
+fn a_new_owner_of_an_address_is_announced() {
+    in_own_namespace(|| {
+        let mut route = Socket::open(SocketKind::Route).unwrap();
+        route.create_bridge("br0", [2, 0, 0, 0, 0, 1], 1500).unwrap();
+        let bridge = route.link("br0").unwrap().unwrap().index;
+        let join = |name: &str, last: u8, number: u8| {
+            let netns = new_namespace();
+            let veth = Veth {
+                name,
+                bridge,
+                peer: "eth0",
+                peer_mac: [2, 0, 0, 0, 0, last],
+                netns: netns.as_fd(),
+                mtu: 1500,
+                isolated: false,
+                hairpin: true,
+            };
+            Socket::open(SocketKind::Route).unwrap().create_veth(&veth).unwrap();
+            inside(&netns, move || {
+                let mut route = Socket::open(SocketKind::Route).unwrap();
+                let index = route.link("eth0").unwrap().unwrap().index;
+                let addresses = vec![
+                    (ip(&format!("10.1.0.{number}")), 24),
+                    (ip(&format!("fd00:1::{number}")), 64),
+                ];
+                route.configure(true, &[Interface { index, addresses }], &[]).unwrap();
+            });
+            netns
+        };
+        let known = |netns: &OwnedFd, mac: &'static str| {
+            let netns = netns.try_clone().unwrap();
+            inside(&netns, move || {
+                for to in ["10.1.0.9", "fd00:1::9"] {
+                    let socket =
+                        UdpSocket::bind((ip(if to.contains(':') { "::" } else { "0.0.0.0" }), 0));
+                    let _ = socket.unwrap().send_to(b"x", (ip(to), 9));
+                }
+                for _ in 0..500 {
+                    let table = run("ip neigh show dev eth0");
+                    let found =
+                        |to: &str| table.lines().any(|l| l.starts_with(to) && l.contains(mac));
+                    if found("10.1.0.9 ") && found("fd00:1::9 ") {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                panic!("{}", run("ip neigh show"));
+            });
+        };
+        let other = join("v1", 0x11, 1);
+        let before = join("v2", 0x22, 9);
+        known(&other, "02:00:00:00:00:22");
+        drop(before);
+        let link = route.link("v2").unwrap();
+        if let Some(link) = link {
+            // The kernel may have been quicker.
+            let _ = route.delete_link(link.index);
+        }
+        let after = join("v3", 0x33, 9);
+        inside(&after, || {
+            let mut route = Socket::open(SocketKind::Route).unwrap();
+            let link = route.link("eth0").unwrap().unwrap();
+            route.announce(&link).unwrap();
+        });
+        known(&other, "02:00:00:00:00:33");
+    });
 }
