@@ -1,7 +1,7 @@
 //! Every message against the real kernel, in network namespaces of the test's own; `ip` and `nft`
 //! say what became of them.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};

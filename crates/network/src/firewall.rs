@@ -18,6 +18,8 @@
 //!   there; the keeper's sockets serve them.
 //! - `forward`: see `forward_rules`. What nothing allows to enter a bridge is dropped: that is the
 //!   isolation of networks from each other and of containers from the neighbours of the host.
+//! - `strangers` (postrouting): where it was us who turned forwarding on, the host forwards nothing
+//!   that neither comes from nor goes to one of our bridges.
 //! - `input`: internal networks do not reach what the keeper publishes.
 //! - `postrouting` (nat): masquerading.
 //!
@@ -232,7 +234,8 @@ fn chains(closed: Closed) -> Vec<Chain> {
             FILTER,
             vec![vec![from(INTERNAL), kept, E::Drop]],
         ),
-        base("forward", ChainKind::Filter, Hook::Forward, FILTER, forward_rules(closed)),
+        base("forward", ChainKind::Filter, Hook::Forward, FILTER, forward_rules()),
+        base("strangers", ChainKind::Filter, Hook::Postrouting, FILTER, stranger_rules(closed)),
         base("postrouting", ChainKind::Nat, Hook::Postrouting, SRCNAT, source_rules()),
     ]
 }
@@ -269,9 +272,8 @@ fn publication_rules() -> Vec<Vec<E>> {
 }
 
 /// In order: people's exceptions; within one network; internal networks, before anything can call
-/// a packet established; connections that were allowed; what may enter a bridge; what leaves one;
-/// what is none of ours.
-fn forward_rules(closed: Closed) -> Vec<Vec<E>> {
+/// a packet established; connections that were allowed; what may enter a bridge; what leaves one.
+fn forward_rules() -> Vec<Vec<E>> {
     let known = || E::State(STATE_ESTABLISHED | STATE_RELATED);
     let open4 = E::In {
         load: &[Load::Destination4, Load::Protocol, Load::DestinationPort],
@@ -285,7 +287,7 @@ fn forward_rules(closed: Closed) -> Vec<Vec<E>> {
     };
     // Not from our other networks.
     let stranger = || E::In { load: &[Load::InterfaceIn], set: BRIDGES, is: false };
-    let mut rules = vec![
+    vec![
         vec![E::Mark(ACCEPT_MARK), E::Accept],
         vec![E::VerdictBy { load: &[Load::InterfaceIn, Load::InterfaceOut], map: WITHIN }],
         vec![from(INTERNAL), E::Drop],
@@ -301,6 +303,19 @@ fn forward_rules(closed: Closed) -> Vec<Vec<E>> {
         vec![E::Ipv6, to(UNPROTECTED6), stranger(), E::Accept],
         vec![to(BRIDGES), E::Drop],
         vec![from(BRIDGES), E::Accept],
+    ]
+}
+
+/// What is forwarded between strangers is dropped. Not in the chain `forward`: with the kernel's
+/// br_netfilter that one sees the frames within other people's bridges as well, which are none of
+/// our business. Behind it these have no interface that they came from, and neither has what the
+/// host itself sends.
+fn stranger_rules(closed: Closed) -> Vec<Vec<E>> {
+    let mut rules = vec![
+        vec![E::InterfaceIn { name: String::new(), is: true }, E::Accept],
+        vec![from(BRIDGES), E::Accept],
+        vec![to(BRIDGES), E::Accept],
+        vec![E::Mark(ACCEPT_MARK), E::Accept],
     ];
     if closed.v4 {
         rules.push(vec![E::Ipv4, E::Drop]);

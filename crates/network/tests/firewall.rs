@@ -533,6 +533,10 @@ fn the_host_does_not_become_a_router() {
         let out = host.neighbour.clone();
         let _servers = [&a1, &out].map(|netns| Server::start(netns, 80));
         let mut firewall = Firewall::open().unwrap();
+        // Somebody else's bridge.
+        host.bridge("virbr0", 202);
+        let [f1, f2] = [2, 3].map(|number| host.container("virbr0", 202, number));
+        let _theirs = Server::start(&f2, 80);
         let through = |family, open: bool| {
             let ask = if open { ask } else { brief };
             ask(&other, Protocol::Tcp, address(family, OUTSIDE, 2), 80)
@@ -545,6 +549,10 @@ fn the_host_does_not_become_a_router() {
             for family in BOTH {
                 let seen = ask(&a1, Protocol::Tcp, address(family, OUTSIDE, 2), 80);
                 assert_eq!(seen, Some(address(family, OUTSIDE, 1)));
+                // Within a bridge of others nothing changes; nor for the host.
+                let seen = ask(&f1, Protocol::Tcp, address(family, 202, 3), 80);
+                assert_eq!(seen, Some(address(family, 202, 2)));
+                assert!(ask(&host.here, Protocol::Tcp, address(family, OUTSIDE, 2), 80).is_some());
             }
         }
     });
