@@ -41,6 +41,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use hoy_netlink::conntrack::Stale;
 use hoy_netlink::nft::{
     self, Base, Chain, ChainKind, Data, Element, Expression as E, Family, Field, Given, Hook, Load,
     Policy, STATE_ESTABLISHED, STATE_RELATED, STATUS_DNAT, Set, Transaction, Value, Verdict,
@@ -64,6 +65,7 @@ const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
 const ICMP: u8 = 1;
+const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// What one bridge network wants of the rules.
@@ -426,7 +428,7 @@ type Key = (u8, IpAddr, u16);
 fn protocol(of: Protocol) -> u8 {
     match of {
         Protocol::Tcp => 6,
-        Protocol::Udp => 17,
+        Protocol::Udp => UDP,
         Protocol::Sctp => 132,
     }
 }
@@ -585,7 +587,8 @@ impl Firewall {
         })
     }
 
-    /// Publishes ports, all or none. One that was published for another target changes it.
+    /// Publishes ports, all or none. One that was published for another target changes it. Flows of
+    /// UDP that went to these ports until now are forgotten.
     pub fn publish(&mut self, publications: &[Publication]) -> Result<(), NetworkError> {
         self.republish("publish ports", &[], publications)
     }
@@ -626,6 +629,15 @@ impl Firewall {
             self.hold(publication, &mut added);
             undo.push((key, before));
         }
+        let flows: Vec<Stale> = undo
+            .iter()
+            .filter(|((protocol, ..), _)| *protocol == UDP)
+            .map(|((protocol, address, port), _)| Stale::To {
+                protocol: *protocol,
+                address: *address,
+                port: *port,
+            })
+            .collect();
         self.change(operation, &removed, &added).inspect_err(|_| {
             for (key, before) in undo.into_iter().rev() {
                 match before {
@@ -634,7 +646,20 @@ impl Firewall {
                 };
             }
             self.count();
-        })
+        })?;
+        // Whoever sends without a pause would go on to where he went before.
+        if !flows.is_empty() {
+            let _ = self.nft.forget(&flows);
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel forget connections that these addresses answered: those of containers that
+    /// are gone, before somebody else gets their addresses.
+    pub fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let stale: Vec<Stale> = addresses.iter().copied().map(Stale::AnsweredBy).collect();
+        self.nft.forget(&stale)?;
+        Ok(())
     }
 
     /// A publication's element, if it is the first that needs it.

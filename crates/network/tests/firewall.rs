@@ -1019,3 +1019,107 @@ fn other_firewalls_are_seen_and_asked_only_on_request() {
         }
     });
 }
+
+/// One socket that never rests: it goes where its port is published now.
+#[test]
+fn flows_of_udp_follow_their_port() {
+    on_a_host(|host| {
+        host.bridge("br-a", 1);
+        let [a1, a2] = [2, 3].map(|number| host.container("br-a", 1, number));
+        let mut firewall = Firewall::open().unwrap();
+        firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
+        for family in BOTH {
+            let to = SocketAddr::new(address(family, OUTSIDE, 1), 8080);
+            let client = host.neighbour.run(move || {
+                let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                UdpSocket::bind(own).unwrap()
+            });
+            let asked = |patience| {
+                client.set_read_timeout(Some(patience)).unwrap();
+                client.send_to(b"x", to).unwrap();
+                client.recv_from(&mut [0; 64]).is_ok()
+            };
+            assert!(!asked(BRIEF));
+            for (netns, number) in [(&a1, 2), (&a2, 3)] {
+                let server = Server::start(netns, 80);
+                let ports = publish(any(family), 8080, "br-a", address(family, 1, number), 80);
+                firewall.publish(&ports).unwrap();
+                assert!(asked(PATIENCE), "{family:?} {number}");
+                if number == 2 {
+                    drop(server);
+                    firewall.withdraw(&ports).unwrap();
+                    assert!(!asked(BRIEF));
+                } else {
+                    // The container's address is given to another one: nothing is left of it.
+                    firewall.forget(&[address(family, 1, number)]).unwrap();
+                    let mut nft = Socket::open(SocketKind::Netfilter).unwrap();
+                    let stale = hoy_netlink::conntrack::Stale::AnsweredBy(address(family, 1, 3));
+                    assert_eq!(nft.forget(&[stale]).unwrap(), 0);
+                    firewall.withdraw(&ports).unwrap();
+                }
+            }
+        }
+    });
+}
+
+/// What an independent program reads out of the kernel is what was meant.
+#[test]
+fn nft_reads_what_was_meant() {
+    on_a_host(|_| {
+        let mut firewall = Firewall::open().unwrap();
+        let bridges = vec![
+            BridgeRules { icc: false, trusted: vec!["wg0".into()], ..rules("br-a") },
+            BridgeRules {
+                internal: true,
+                masquerade6: Masquerade::To(ip("fd00::9")),
+                ..rules("br-b")
+            },
+        ];
+        let mut ports = Vec::new();
+        for (host, target) in [
+            ("0.0.0.0", "10.0.0.2"),
+            ("127.0.0.1", "10.0.0.2"),
+            ("::", "fd00::2"),
+            ("fd07::1", "fd00::2"),
+            ("::1", "fd00::2"),
+        ] {
+            ports.extend(publish(ip(host), 80, "br-a", ip(target), 8080));
+        }
+        firewall.install(Closed { v4: true, v6: false }, bridges, ports).unwrap();
+        let squeezed = |what: &str| {
+            let text = sh(&format!("nft list {what}"));
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        for (what, texts) in [
+            ("map inet hoy ports4", &["127.0.0.1 . tcp . 80 : 10.0.0.2 . 8080"][..]),
+            ("map inet hoy ports4-any", &["udp . 80 : 10.0.0.2 . 8080"]),
+            ("map inet hoy ports6", &["fd07::1 . tcp . 80 : fd00::2 . 8080"]),
+            ("map inet hoy ports6-any", &["udp . 80 : fd00::2 . 8080"]),
+            ("set inet hoy kept", &["tcp . 80"]),
+            ("set inet hoy bridges", &["\"br-a\"", "\"br-b\""]),
+            ("set inet hoy internal", &["elements = { \"br-b\" }"]),
+            (
+                "map inet hoy within",
+                &["\"br-a\" . \"br-a\" : goto apart", "\"br-b\" . \"br-b\" : accept"],
+            ),
+            ("set inet hoy trusted", &["\"wg0\" . \"br-a\""]),
+            ("map inet hoy snat6", &["\"br-b\" : fd00::9"]),
+            ("set inet hoy masquerade6", &["elements = { \"br-a\" }"]),
+            (
+                "chain inet hoy forward",
+                &[
+                    "iifname . oifname vmap @within iifname @internal drop oifname @internal drop \
+                     oifname @bridges ct state established,related accept oifname @bridges ct \
+                     status dnat accept",
+                    "oifname @bridges drop iifname @bridges accept }",
+                ],
+            ),
+            ("chain inet hoy strangers", &["meta nfproto ipv4 drop }"]),
+        ] {
+            let listed = squeezed(what);
+            for text in texts {
+                assert!(listed.contains(text), "{text}: {listed}");
+            }
+        }
+    });
+}
