@@ -799,9 +799,9 @@ impl Firewall {
                 replace(0)?;
                 false
             }
-            Some(Err(error)) => return Err(error.into()),
+            Some(Err(error)) => return Err(self.explained(error)),
             None => {
-                replace(0)?;
+                replace(0).map_err(|error| self.explained(error))?;
                 false
             }
         };
@@ -813,6 +813,24 @@ impl Firewall {
         // Not `seen`: somebody may have been quicker than we looked.
         self.installed = Some(Installed { owned, handle, rules, seen: None });
         Ok(())
+    }
+
+    /// Why the table cannot be replaced, where it is somebody else's.
+    fn explained(&mut self, error: NetlinkError) -> NetworkError {
+        let denied = error.errno() == Some(rustix::io::Errno::PERM.raw_os_error());
+        let owned = |nft: &mut Socket| {
+            let tables = nft.nft_tables().unwrap_or_default();
+            tables
+                .iter()
+                .any(|t| t.family == Family::Inet && t.name == TABLE && t.flags & nft::OWNER != 0)
+        };
+        if denied && owned(&mut self.nft) {
+            return NetworkError::io(
+                "take over the table inet hoy, which belongs to another daemon or to a process \
+                 that keeps a daemon's socket",
+            )(std::io::ErrorKind::PermissionDenied.into());
+        }
+        error.into()
     }
 
     fn make_user_table(&mut self) -> Result<(), NetworkError> {

@@ -735,7 +735,8 @@ fn a_flush_changes_nothing_with_the_daemon_and_without() {
         }
         traffic.go_on();
         let mut stranger = Firewall::open().unwrap();
-        assert!(stranger.install(Closed::default(), Vec::new(), Vec::new()).is_err());
+        let denied = stranger.install(Closed::default(), Vec::new(), Vec::new()).unwrap_err();
+        assert!(denied.to_string().contains("another daemon"), "{denied}");
         // The next one takes over.
         let mut firewall = Firewall::open_kept(kept).unwrap();
         firewall.install(Closed::default(), bridges.clone(), ports.clone()).unwrap();
