@@ -17,13 +17,11 @@ struct Loop {
 }
 
 impl Loop {
-    /// Over a file.
-    fn new(daemon: &Daemon, name: &str) -> Self {
-        let file = daemon.path(name);
-        // Data, not holes: what comes from the disk is slower than a process.
-        let data = format!("head -c 64M /dev/urandom >{0}; sync {0}", file.display());
-        Run::new("sh").args(["-ec", &data]).run().ok();
-        Self::over(&file, None)
+    /// One that is as fast as memory, so that there is nothing to wait for but a limit.
+    fn fast() -> Self {
+        let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("file in memory");
+        file.as_file().set_len(64 << 20).expect("set its size");
+        Self::over(file.path(), None)
     }
 
     /// A disk for which every reader waits, and no reader for the processor: it takes its time for
@@ -36,7 +34,7 @@ impl Loop {
 
     fn over(file: &Path, fuse: Option<Fuse>) -> Self {
         let mut losetup = Run::new("losetup");
-        losetup = losetup.args(["--find", "--show", "--direct-io=on", &file.display().to_string()]);
+        losetup = losetup.args(["--find", "--show", &file.display().to_string()]);
         let path = PathBuf::from(losetup.run().ok().trim());
         let open = File::open(&path);
         // While it is open, this only says that it goes when it is open no more.
@@ -83,31 +81,52 @@ impl Files for Slow {
     }
 }
 
-/// So many of something per second of a `dd` in a container, by its own clock: it takes its time
-/// until it has begun.
+/// How many of something per second four `dd` in a container do, a quarter each: while the limit
+/// counts there is always one that waits, and so nobody's late waking is lost time. By a clock
+/// inside, which does not tell how long the first start of a program waits for the machine's disk.
 fn rate(daemon: &Daemon, name: &str, arguments: &str, of: u64) -> f64 {
-    let script = format!("dd {arguments} 2>&1");
+    let script = format!(
+        "dd if=/dev/zero of=/dev/null count=1 2>/dev/null
+         read from rest </proc/uptime
+         for each in 1 2 3 4; do dd {arguments} 2>/dev/null & done
+         wait
+         read to rest </proc/uptime
+         echo $from $to"
+    );
     let run = daemon.docker(&["exec", name, "sh", "-c", &script]).run();
-    // `4194304 bytes (4.0MB) copied, 1.998002 seconds, 2.0MB/s`
-    let seconds = run.ok().split_once("copied, ").and_then(|(_, rest)| rest.split_once(" sec"));
-    let seconds = seconds.and_then(|(seconds, _)| seconds.parse::<f64>().ok());
-    of as f64 / seconds.unwrap_or_else(|| panic!("no time in {run:?}"))
+    let times: Vec<f64> = run.ok().split_whitespace().flat_map(str::parse).collect();
+    let [from, to] = times[..] else { panic!("no times in {run:?}") };
+    of as f64 / (to - from)
+}
+
+/// The highest of some rates, none of which is above the limit: whatever else the machine does
+/// only makes it less, and so who is near the limit need not be asked again.
+fn limited(daemon: &Daemon, name: &str, arguments: &str, of: u64, limit: u32) -> f64 {
+    let (limit, mut best) = (f64::from(limit), 0.0_f64);
+    for _ in 0..8 {
+        let rate = rate(daemon, name, arguments, of);
+        assert!(rate < 1.4 * limit, "{rate} where {limit} are allowed");
+        best = best.max(rate);
+        if best > 0.95 * limit {
+            break;
+        }
+    }
+    assert!(best > 0.5 * limit, "{best} where {limit} are allowed");
+    best
 }
 
 #[test]
 fn bytes_per_second() {
     let daemon = daemon();
-    let disk = Loop::new(&daemon, "disk");
+    let disk = Loop::fast();
     let (path, device) = (disk.name(), format!("{}:/dev/disk", disk.name()));
     let (write, read) = (format!("{path}:2mb"), format!("{path}:4mb"));
     let flags = ["--device", &device, "--device-write-bps", &write, "--device-read-bps", &read];
     idle(&daemon, "slow", &flags);
-    let write = "if=/dev/zero of=/dev/disk bs=1M count=4 oflag=direct";
-    let written_rate = rate(&daemon, "slow", write, 4 << 20);
-    assert!(written_rate < 1.4 * f64::from(2 << 20), "{written_rate}");
-    let read = "if=/dev/disk of=/dev/null bs=1M count=8 iflag=direct";
-    let read_rate = rate(&daemon, "slow", read, 8 << 20);
-    assert!(read_rate < 1.4 * f64::from(4 << 20), "{read_rate}");
+    let write = "if=/dev/zero of=/dev/disk bs=256k count=4 oflag=direct";
+    let written_rate = limited(&daemon, "slow", write, 4 << 20, 2 << 20);
+    let read = "if=/dev/disk of=/dev/null bs=256k count=8 iflag=direct";
+    limited(&daemon, "slow", read, 8 << 20, 4 << 20);
     let text = written(&daemon, "slow", "blkio", "blkio.throttle.write_bps_device", "io.max");
     let numbers = disk.numbers();
     assert!(text.starts_with(&numbers) && text.contains("2097152"), "{text}");
@@ -120,24 +139,24 @@ fn bytes_per_second() {
 #[test]
 fn twice_the_operations_in_half_the_time() {
     let daemon = daemon();
-    let disk = Loop::new(&daemon, "disk");
+    let disk = Loop::fast();
     let (path, device) = (disk.name(), format!("{}:/dev/disk", disk.name()));
     let operations = |name: &str, iops: u32| {
         let limit = format!("{path}:{iops}");
         idle(&daemon, name, &["--device", &device, "--device-write-iops", &limit]);
-        rate(&daemon, name, "if=/dev/zero of=/dev/disk bs=4k count=60 oflag=direct", 60)
+        let write = "if=/dev/zero of=/dev/disk bs=4k count=15 oflag=direct";
+        limited(&daemon, name, write, 60, iops)
     };
     let (slow, fast) = (operations("slow", 20), operations("fast", 40));
-    assert!(slow < 28.0 && fast < 56.0, "{slow} {fast}");
     let ratio = fast / slow;
     assert!((1.5..2.5).contains(&ratio), "{ratio}: {slow} and {fast} operations per second");
     // The seeds' ten against a hundred.
     let (ten, hundred) = (operations("ten", 10), operations("hundred", 100));
-    assert!(ten < 14.0 && hundred < 140.0 && hundred > 3.0 * ten, "{ten} {hundred}");
+    assert!(hundred > 3.0 * ten, "{ten} {hundred}");
     let read = format!("{path}:30");
     idle(&daemon, "reads", &["--device", &device, "--device-read-iops", &read]);
-    let read = rate(&daemon, "reads", "if=/dev/disk of=/dev/null bs=4k count=60 iflag=direct", 60);
-    assert!(read < 42.0, "{read}");
+    let read = "if=/dev/disk of=/dev/null bs=4k count=15 iflag=direct";
+    limited(&daemon, "reads", read, 60, 30);
 }
 
 #[test]
@@ -178,7 +197,9 @@ fn weight_counts_where_two_want_one_disk() {
     let ratio = || {
         let before = (read("heavy"), read("light"));
         let since = || (read("heavy") - before.0, read("light") - before.1);
-        wait_until("much is read", || since().0 + since().1 > 64 << 20);
+        for megabytes in (2_u64..=64).step_by(2) {
+            wait_until("more is read", || since().0 + since().1 > megabytes << 20);
+        }
         let (heavy, light) = since();
         heavy as f64 / light as f64
     };

@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         // The jailed half of unpacking: nothing else of the daemon runs in it.
         return hoy_images::worker::main();
     }
+    if let Some(("ports", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        // The helper that holds published ports, beyond this daemon's end.
+        return hoy_network::keeper::main(rest);
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,7 +7,7 @@ use hoy_wire as wire;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome};
+use crate::{ApiError, Outcome, networks, route};
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -28,7 +28,10 @@ pub(crate) async fn route(
         ("POST", ["containers", "create"]) => create(engine, conn, head, query).await,
         ("POST", ["containers", "prune"]) => prune(engine, conn, query).await,
         ("GET", ["containers", id, "json"]) => match engine.inspect(id, query.flag("size")) {
-            Ok(found) => conn.json_answer(200, &found).await,
+            Ok(mut found) => {
+                networks::antiquate(&mut found, route::version(head));
+                conn.json_answer(200, &found).await
+            }
             Err(error) => Err(error.into()),
         },
         ("GET", ["containers", id, "top"]) => {
@@ -135,11 +138,13 @@ async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
 
 async fn create(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
     let request: Option<wire::CreateRequest> = conn.json(head).await?;
-    let request =
+    let mut request =
         request.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    let warning = networks::modernize(&mut request, route::version(head))?;
     let name = query.get("name").filter(|name| !name.is_empty()).map(str::to_owned);
     let platform = query.get("platform").map(str::to_owned);
-    let created = engine.create(name, platform, request).await?;
+    let mut created = engine.create(name, platform, request).await?;
+    created.warnings.get_or_insert_default().extend(warning.map(str::to_owned));
     conn.json_answer(201, &created).await
 }
 

@@ -9,6 +9,8 @@ mod containers;
 mod http;
 mod images;
 mod listen;
+mod network_filters;
+mod networks;
 mod query;
 mod route;
 mod system;

@@ -5,7 +5,7 @@ use hoy_engine::Engine;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::{self, Query};
-use crate::{ApiError, Outcome, containers, images, system};
+use crate::{ApiError, Outcome, containers, images, networks, system};
 
 /// The parts of a path behind the version, decoded.
 fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
@@ -22,6 +22,13 @@ fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
 fn number(version: &str) -> Option<(u32, u32)> {
     let (major, minor) = version.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The version in which a request is written: the newest where its path names none.
+pub(crate) fn version(head: &Head) -> (u32, u32) {
+    let first = head.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let named = first.strip_prefix('v').and_then(number);
+    named.or_else(|| number(hoy_wire::API_VERSION)).unwrap_or_default()
 }
 
 fn check_version(version: &str) -> Result<(), ApiError> {
@@ -46,7 +53,6 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
     Some(match parts {
         ["build", ..] => "build",
         ["volumes", ..] => "volumes",
-        ["networks", ..] => "user-defined networks",
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm",
         ["plugins", ..] => "plugins",
         ["commit"] => "commit",
@@ -114,6 +120,7 @@ pub(crate) async fn handle(
             containers::route(engine, &mut conn, head, &parts, &query).await
         }
         (_, ["images", ..]) => images::route(engine, &mut conn, method, &parts, &query).await,
+        (_, ["networks", ..]) => networks::route(engine, &mut conn, head, &parts, &query).await,
         _ => system::route(engine, &mut conn, method, &parts, &query).await,
     };
     let outcome = match outcome {

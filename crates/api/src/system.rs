@@ -1,6 +1,4 @@
-//! The daemon about itself, networks, events.
-
-use std::collections::BTreeMap;
+//! The daemon about itself, events.
 
 use hoy_engine::{Engine, Happening};
 use hoy_types::Timestamp;
@@ -32,16 +30,6 @@ pub(crate) async fn route(
         ("GET", ["version"]) => conn.json_answer(200, &engine.version()).await,
         ("GET", ["info"]) => conn.json_answer(200, &engine.info()).await,
         ("GET", ["events"]) => events(engine, conn, query).await,
-        ("GET", ["networks"]) => conn.json_answer(200, &networks(engine, query)).await,
-        ("GET", ["networks", name]) => {
-            let found = engine.networks().into_iter().find(|network| {
-                network.name == *name || network.id == *name || network.id.starts_with(name)
-            });
-            match found {
-                Some(network) => conn.json_answer(200, &network).await,
-                None => Err(ApiError::new(404, format!("network {name} not found"))),
-            }
-        }
         ("GET", ["volumes"]) => {
             let none = wire::VolumeList { volumes: Some(Vec::new()), warnings: None };
             conn.json_answer(200, &none).await
@@ -52,24 +40,6 @@ pub(crate) async fn route(
         },
         _ => return None,
     })
-}
-
-fn networks(engine: &Engine, query: &Query) -> Vec<wire::NetworkInspect> {
-    let filters = query.filters().unwrap_or_default();
-    let wanted = |network: &wire::NetworkInspect| {
-        filters.iter().all(|(name, values)| match name.as_str() {
-            "name" => values.iter().any(|value| network.name.contains(value.as_str())),
-            "id" => values.iter().any(|value| network.id.starts_with(value.as_str())),
-            "driver" => values.contains(&network.driver),
-            _ => true,
-        })
-    };
-    let mut all = engine.networks();
-    all.retain(wanted);
-    for network in &mut all {
-        network.containers = Some(BTreeMap::new());
-    }
-    all
 }
 
 fn message(event: &Happening) -> wire::EventMessage {

@@ -1,8 +1,8 @@
 //! Shell completion: scripts that ask this program, and the answers.
 
-use crate::commands;
+use crate::commands::{self, Names};
 use crate::failure::{Failure, Result};
-use crate::grammar::{Command, Flag, global_flags};
+use crate::grammar::{Command, Flag, Kind, global_flags};
 use crate::print;
 
 const BASH: &str = r#"# bash completion for hoy
@@ -59,13 +59,77 @@ fn candidates(before: &[String], last: &str) -> Vec<String> {
     let long = |flags: &mut dyn Iterator<Item = Flag>| -> Vec<String> {
         flags.filter(|flag| !flag.hidden).map(|flag| format!("--{}", flag.long)).collect()
     };
-    match command {
-        None if last.starts_with('-') => long(&mut global_flags()),
-        None => below(""),
-        Some(command) if command.is_group() => below(&format!("{} ", command.path)),
-        Some(command) if last.starts_with('-') => long(&mut command.flags()),
-        Some(command) => commands::names_for(command.canonical),
+    let Some(command) = command else {
+        return if last.starts_with('-') { long(&mut global_flags()) } else { below("") };
+    };
+    if command.is_group() {
+        return below(&format!("{} ", command.path));
     }
+    let words = before.get(command.path.split(' ').count()..).unwrap_or_default();
+    match place(command, words) {
+        Place::Value(flag) => value(flag),
+        Place::Argument(_) if last.starts_with('-') => long(&mut command.flags()),
+        Place::Argument(given) => argument(command, &given),
+    }
+}
+
+/// Where in a command a word stands.
+#[derive(Debug)]
+enum Place<'a> {
+    /// Behind a flag that takes one.
+    Value(Flag),
+    /// Behind these arguments.
+    Argument(Vec<&'a str>),
+}
+
+fn place(command: Command, words: &[String]) -> Place<'_> {
+    let mut given = Vec::new();
+    let mut awaited: Option<Flag> = None;
+    for word in words {
+        if awaited.take().is_some() {
+            continue;
+        }
+        let found = match word.strip_prefix("--") {
+            Some(long) => command.flags().find(|flag| flag.long == long),
+            // The last of a cluster may take a value.
+            None if word.starts_with('-') => command
+                .flags()
+                .find(|flag| flag.short.is_some() && word.chars().last() == flag.short),
+            None => {
+                given.push(word.as_str());
+                None
+            }
+        };
+        awaited = found.filter(|flag| flag.kind() != Kind::Bool);
+    }
+    match awaited {
+        Some(flag) => Place::Value(flag),
+        None => Place::Argument(given),
+    }
+}
+
+fn value(flag: Flag) -> Vec<String> {
+    match flag.means() {
+        "network" => commands::names(Names::Networks),
+        "link" => commands::names(Names::Containers).into_iter().map(|name| name + ":").collect(),
+        "type" => {
+            ["container", "image", "network", "volume"].map(str::to_owned).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn argument(command: Command, given: &[&str]) -> Vec<String> {
+    let of = match (command.canonical, given) {
+        ("network create" | "network ls" | "network prune", _) => return Vec::new(),
+        ("network connect", [_, ..]) => Names::Containers,
+        ("network disconnect", [network, ..]) => Names::ContainersIn(network),
+        (path, _) if path.starts_with("network ") => Names::Networks,
+        ("container run" | "container create", _) => Names::Images,
+        (path, _) if path.starts_with("image ") => Names::Images,
+        _ => Names::Containers,
+    };
+    commands::names(of)
 }
 
 fn below(prefix: &str) -> Vec<String> {
@@ -89,5 +153,22 @@ mod tests {
         assert!(of(&[], "").contains(&"run".to_owned()));
         assert!(of(&["container"], "").contains(&"ls".to_owned()));
         assert!(of(&["run"], "--me").contains(&"--memory".to_owned()));
+        assert!(of(&["network", "connect"], "--").contains(&"--gw-priority".to_owned()));
+        assert!(of(&["inspect", "--type"], "").contains(&"network".to_owned()));
+    }
+
+    #[test]
+    fn places() {
+        let of = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            match place(Command::find("run").unwrap(), &words) {
+                Place::Value(flag) => format!("--{}", flag.means()),
+                Place::Argument(given) => given.join(" "),
+            }
+        };
+        assert_eq!(of(&["-d", "--net"]), "--network");
+        assert_eq!(of(&["-itp"]), "--publish");
+        assert_eq!(of(&["-it", "--network", "n", "--rm", "img"]), "img");
+        assert_eq!(of(&["--network=n"]), "");
     }
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::networking;
 use crate::parse::{Parsed, decimal, duration};
+use crate::publish;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -21,7 +23,7 @@ pub fn body(flags: &Parsed, image: &str, command: &[String], detached: bool) -> 
             return Err(format!("--{gone} is not available yet"));
         }
     }
-    let (exposed, published) = ports(flags)?;
+    let (exposed, published) = publish::ports(flags)?;
     let (binds, volumes) = volumes(flags)?;
     let mut config = container_config(flags, image, command, detached)?;
     if !exposed.is_empty() {
@@ -31,7 +33,7 @@ pub fn body(flags: &Parsed, image: &str, command: &[String], detached: bool) -> 
     let mut host = host_config(flags)?;
     host["Binds"] = nullable(&binds);
     host["PortBindings"] = Value::Object(published);
-    let (mode, endpoints) = network(flags)?;
+    let (mode, endpoints) = networking::endpoints(flags)?;
     host["NetworkMode"] = mode.into();
     config.insert("HostConfig".to_owned(), Value::Object(host));
     config.insert("NetworkingConfig".to_owned(), json!({ "EndpointsConfig": endpoints }));
@@ -91,9 +93,6 @@ fn container_config(
     };
     if let Some(check) = health(flags)? {
         insert_before(&mut config, "Image", "Healthcheck", check);
-    }
-    if flags.given("mac-address") {
-        config.insert("MacAddress".to_owned(), flags.text("mac-address").into());
     }
     if flags.given("stop-signal") {
         config.insert("StopSignal".to_owned(), flags.text("stop-signal").into());
@@ -229,42 +228,6 @@ fn health(flags: &Parsed) -> Result<Option<Value>> {
     Ok(Some(Value::Object(check)))
 }
 
-type Ports = Map<String, Value>;
-
-fn ports(flags: &Parsed) -> Result<(Ports, Ports)> {
-    let mut exposed = Ports::new();
-    let mut published: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for spec in flags.list("publish") {
-        for binding in hoy_types::parse_port_spec(spec).map_err(|error| error.to_string())? {
-            let port = binding.container.to_string();
-            let host_ip = binding.host_ip.map(|ip| ip.to_string()).unwrap_or_default();
-            let host_port = match binding.host_ports {
-                None => String::new(),
-                Some((first, last)) if first == last => first.to_string(),
-                Some((first, last)) => format!("{first}-{last}"),
-            };
-            exposed.insert(port.clone(), json!({}));
-            let all = published.entry(port).or_default();
-            all.push(json!({ "HostIp": host_ip, "HostPort": host_port }));
-        }
-    }
-    for text in flags.list("expose") {
-        let bad = || format!("invalid port format for --expose: {text}");
-        if text.contains(':') {
-            return Err(bad());
-        }
-        let all = hoy_types::parse_port_spec(text).map_err(|error| {
-            format!("invalid range format for --expose: {text}, error: {error}")
-        })?;
-        for binding in all {
-            exposed.insert(binding.container.to_string(), json!({}));
-        }
-    }
-    exposed.sort_keys();
-    let published = published.into_iter().map(|(port, all)| (port, Value::Array(all))).collect();
-    Ok((exposed, published))
-}
-
 /// Bind mounts and named volumes; and volumes without a source.
 fn volumes(flags: &Parsed) -> Result<(Vec<String>, Map<String, Value>)> {
     let mut binds = Vec::new();
@@ -325,7 +288,9 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         return Err("--userns: invalid USER mode".to_owned());
     }
     let list = |name: &str| nullable(flags.list(name));
-    let plain = |name: &str| json!(flags.list(name));
+    let each = |name: &str, one: fn(&str) -> Result<String>| -> Result<Vec<String>> {
+        flags.list(name).iter().map(|value| one(value)).collect()
+    };
     let text = |name: &str| flags.text(name);
     let Value::Object(mut host) = json!({
         "Binds": null,
@@ -341,10 +306,10 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         "CapAdd": list("cap-add"),
         "CapDrop": list("cap-drop"),
         "CgroupnsMode": text("cgroupns"),
-        "Dns": plain("dns"),
-        "DnsOptions": flags.list("dns-option").iter().chain(flags.list("dns-opt")).collect::<Vec<_>>(),
-        "DnsSearch": plain("dns-search"),
-        "ExtraHosts": nullable(&extra_hosts(flags)?),
+        "Dns": each("dns", networking::resolver)?,
+        "DnsOptions": flags.list("dns-option"),
+        "DnsSearch": each("dns-search", networking::search_domain)?,
+        "ExtraHosts": nullable(&each("add-host", networking::extra_host)?),
         "GroupAdd": list("group-add"),
         "IpcMode": text("ipc"),
         "Cgroup": "",
@@ -436,25 +401,6 @@ pub fn restart(text: &str) -> Result<Value> {
         })?,
     };
     Ok(json!({ "Name": name, "MaximumRetryCount": count }))
-}
-
-fn extra_hosts(flags: &Parsed) -> Result<Vec<String>> {
-    flags
-        .list("add-host")
-        .iter()
-        .map(|entry| {
-            let (name, address) = entry
-                .split_once('=')
-                .or_else(|| entry.split_once(':'))
-                .filter(|(name, address)| !name.is_empty() && !address.is_empty())
-                .ok_or_else(|| format!("bad format for add-host: \"{entry}\""))?;
-            let address = address.trim_start_matches('[').trim_end_matches(']');
-            if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
-                return Err(format!("invalid IP address in add-host: \"{address}\""));
-            }
-            Ok(format!("{name}:{address}"))
-        })
-        .collect()
 }
 
 fn security(flags: &Parsed) -> Result<(Vec<String>, bool)> {
@@ -616,10 +562,11 @@ fn mount(text: &str) -> Result<Value> {
     let mut bind = Map::new();
     let mut volume = Map::new();
     let mut tmpfs = Map::new();
-    for field in text.split(',') {
+    let fields = crate::csv::record(text).map_err(wrong)?;
+    for field in &fields {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key, Some(value)),
-            None => (field, None),
+            None => (field.as_str(), None),
         };
         let key = key.to_ascii_lowercase();
         let flag = |value: Option<&str>| match value {
@@ -706,107 +653,6 @@ fn mount(text: &str) -> Result<Value> {
     Ok(Value::Object(mount))
 }
 
-/// The network mode, and what each endpoint is asked for.
-fn network(flags: &Parsed) -> Result<(String, Map<String, Value>)> {
-    let all: Vec<&String> = flags.list("network").iter().chain(flags.list("net")).collect();
-    let mut endpoints = Map::new();
-    let mut mode = "default".to_owned();
-    for (index, text) in all.iter().enumerate() {
-        let (name, endpoint) = attachment(text)?;
-        if name.is_empty() {
-            return Err("no name set for network".to_owned());
-        }
-        if index == 0 {
-            mode.clone_from(&name);
-        }
-        if endpoint.is_some() || all.len() > 1 {
-            endpoints.insert(name, endpoint.unwrap_or_else(blank_endpoint));
-        }
-    }
-    let own = ["ip", "ip6", "mac-address"].iter().any(|name| flags.given(name))
-        || ["network-alias", "net-alias", "link-local-ip"].iter().any(|n| flags.given(n));
-    if all.is_empty() || own {
-        let mut endpoint = endpoints.remove(&mode).unwrap_or_else(blank_endpoint);
-        let aliases: Vec<_> =
-            flags.list("network-alias").iter().chain(flags.list("net-alias")).collect();
-        if !aliases.is_empty() {
-            endpoint["Aliases"] = json!(aliases);
-        }
-        if ["ip", "ip6", "link-local-ip"].iter().any(|name| flags.given(name)) {
-            let mut ipam = Map::new();
-            for (flag, key) in [("ip", "IPv4Address"), ("ip6", "IPv6Address")] {
-                if flags.given(flag) {
-                    ipam.insert(key.to_owned(), flags.text(flag).into());
-                }
-            }
-            if flags.given("link-local-ip") {
-                ipam.insert("LinkLocalIPs".to_owned(), json!(flags.list("link-local-ip")));
-            }
-            endpoint["IPAMConfig"] = ipam.into();
-        }
-        if flags.given("mac-address") {
-            endpoint["MacAddress"] = flags.text("mac-address").into();
-        }
-        endpoints.insert(mode.clone(), endpoint);
-    }
-    Ok((mode, endpoints))
-}
-
-fn blank_endpoint() -> Value {
-    json!({
-        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null,
-        "GwPriority": 0, "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "",
-        "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "DNSNames": null,
-    })
-}
-
-/// `bridge`, or the long form `name=x,alias=y,ip=z`.
-fn attachment(text: &str) -> Result<(String, Option<Value>)> {
-    if !text.contains('=') {
-        return Ok((text.to_owned(), None));
-    }
-    let mut name = String::new();
-    let mut endpoint = blank_endpoint();
-    let mut aliases: Vec<&str> = Vec::new();
-    let mut options = Map::new();
-    let mut ipam = Map::new();
-    for field in text.split(',') {
-        let (key, value) = field
-            .split_once('=')
-            .ok_or_else(|| format!("invalid field {field}: must be a key=value pair"))?;
-        match key.trim().to_ascii_lowercase().as_str() {
-            "name" => name = value.to_owned(),
-            "alias" => aliases.push(value),
-            "ip" => drop(ipam.insert("IPv4Address".to_owned(), value.into())),
-            "ip6" => drop(ipam.insert("IPv6Address".to_owned(), value.into())),
-            "mac-address" => endpoint["MacAddress"] = value.into(),
-            "gw-priority" => {
-                let priority: i64 =
-                    value.parse().map_err(|_| format!("invalid gw-priority ({value})"))?;
-                endpoint["GwPriority"] = priority.into();
-            }
-            "driver-opt" => {
-                let (key, value) = value
-                    .split_once('=')
-                    .ok_or("invalid key value pair format in driver options")?;
-                options.insert(key.to_owned(), value.into());
-            }
-            other => return Err(format!("invalid field key {other}")),
-        }
-    }
-    if !aliases.is_empty() {
-        endpoint["Aliases"] = json!(aliases);
-    }
-    if !ipam.is_empty() {
-        endpoint["IPAMConfig"] = ipam.into();
-    }
-    if !options.is_empty() {
-        endpoint["DriverOpts"] = options.into();
-    }
-    Ok((name, Some(endpoint)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -815,7 +661,8 @@ mod tests {
     fn made(line: &[&str]) -> Result<Value> {
         let command = Command::find("create").unwrap();
         let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
-        let parsed = crate::parse::parse(command.flags(), &words, true).unwrap();
+        let parsed = crate::parse::parse(command.flags(), &words, true);
+        let parsed = parsed.map_err(|failure| failure.message)?;
         let (image, rest) = parsed.args.split_first().unwrap();
         body(&parsed, image, rest, false)
     }

@@ -126,6 +126,16 @@ impl Flag {
         })
     }
 
+    /// The flag that this one is another spelling of, else itself.
+    pub fn means(&self) -> &'static str {
+        match self.long {
+            "net" => "network",
+            "net-alias" => "network-alias",
+            "dns-opt" => "dns-option",
+            own => own,
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         match self.shown {
             "bool" => Kind::Bool,
@@ -180,6 +190,11 @@ fn flag_table(canonical: &str) -> &'static str {
         "system info" => include_str!("../grammar/system-info.tsv"),
         "system events" => include_str!("../grammar/system-events.tsv"),
         "system stop" => include_str!("../grammar/system-stop.tsv"),
+        "network create" => include_str!("../grammar/network-create.tsv"),
+        "network rm" => include_str!("../grammar/network-rm.tsv"),
+        "network prune" => include_str!("../grammar/network-prune.tsv"),
+        "network connect" => include_str!("../grammar/network-connect.tsv"),
+        "network disconnect" => include_str!("../grammar/network-disconnect.tsv"),
         "network ls" => include_str!("../grammar/network-ls.tsv"),
         "network inspect" => include_str!("../grammar/network-inspect.tsv"),
         _ => "",

@@ -4,8 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::csv;
 use crate::failure::{Failure, Result};
 use crate::grammar::{Flag, Kind};
+use crate::networking;
+
+pub use hoy_types::parse_duration as duration;
 
 /// What was given.
 #[derive(Debug, Default)]
@@ -151,14 +155,14 @@ impl Parsed {
                 None => format!("--{}", flag.long),
             };
             return Err(Failure::usage(format!(
-                "invalid argument \"{value}\" for \"{shown}\" flag: {reason}"
+                "invalid argument {value:?} for \"{shown}\" flag: {reason}"
             )));
         }
-        let all = self.values.entry(flag.long).or_default();
-        if flag.shown.starts_with("stringSlice") {
-            all.extend(value.split(',').map(str::to_owned));
-        } else {
+        let all = self.values.entry(flag.means()).or_default();
+        if !flag.shown.starts_with("stringSlice") {
             all.push(value);
+        } else if !value.is_empty() {
+            all.extend(csv::record(&value).unwrap_or_default());
         }
         Ok(())
     }
@@ -189,6 +193,15 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
         "device-read-iops" | "device-write-iops" => {
             crate::create::device_rate(value, false).map(drop)
         }
+        _ if flag.shown.starts_with("stringSlice") && !value.is_empty() => {
+            csv::record(value).map(drop)
+        }
+        "network" | "net" if flag.shown == "network" => networking::attachment(value).map(drop),
+        "dns" => networking::resolver(value).map(drop),
+        "dns-search" => networking::search_domain(value).map(drop),
+        "add-host" => networking::extra_host(value).map(drop),
+        "link" if flag.kind() == Kind::List => networking::check_link(value),
+        "label" if flag.kind() == Kind::List => networking::check_label(value),
         "device-cgroup-rule" if !crate::create::is_device_rule(value) => {
             Err(format!("invalid device cgroup format '{value}'"))
         }
@@ -233,43 +246,6 @@ pub fn decimal(text: &str) -> std::result::Result<i64, String> {
     let part: i64 = format!("{part:0<9}")[..9].parse().map_err(|_| bad())?;
     let value = whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(part));
     value.map(|value| if negative { -value } else { value }).ok_or_else(bad)
-}
-
-/// A Go duration in nanoseconds: `1h2m3.5s`, `300ms`, `0`.
-pub fn duration(text: &str) -> std::result::Result<i64, String> {
-    let bad = || format!("time: invalid duration \"{text}\"");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "" => return Err(format!("time: missing unit in duration \"{text}\"")),
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 6e10,
-            "h" => 3.6e12,
-            unit => return Err(format!("time: unknown unit \"{unit}\" in duration \"{text}\"")),
-        };
-        total += number * unit;
-        rest = &rest[end..];
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "durations beyond 292 years saturate")]
-    let nanos = total as i64;
-    Ok(if negative { -nanos } else { nanos })
 }
 
 #[cfg(test)]
@@ -321,8 +297,5 @@ mod tests {
         assert_eq!(decimal(".5"), Ok(500_000_000));
         assert!(decimal("1.0000000001").is_err() && decimal("").is_err() && decimal("1-").is_err());
         assert_eq!(decimal("-1"), Ok(-1_000_000_000));
-        assert_eq!(duration("1m30s"), Ok(90_000_000_000));
-        assert_eq!(duration("1.5s"), Ok(1_500_000_000));
-        assert!(duration("5").is_err() && duration("x").is_err() && duration("1d").is_err());
     }
 }

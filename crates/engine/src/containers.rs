@@ -13,7 +13,7 @@ use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::{Handle, View};
-use crate::{limits, plan, refuse, show, spec, userns};
+use crate::{attachments, limits, plan, refuse, show, spec, userns};
 
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -133,7 +133,7 @@ impl Engine {
         let handle = self.find(id)?;
         let inner = Arc::clone(&self.inner);
         let checked = tokio::task::spawn_blocking(move || {
-            refuse::unbuilt(&wire::ContainerConfig::default(), &asked, None)?;
+            refuse::unbuilt(&wire::ContainerConfig::default(), &asked)?;
             let warnings = limits::verify(&mut asked, inner.support()?, cpus(), true)?;
             Ok((Box::new(asked), warnings))
         });
@@ -288,12 +288,13 @@ impl Engine {
         let filter = show::Filter::new(&options.filters, |text| {
             self.find(text).map(|handle| handle.record())
         })?;
+        let networks = self.inner.networks.names();
         let all = options.all || options.limit > 0 || filter.names_a_state();
         let mut out = Vec::new();
         for handle in self.inner.registry.all() {
             let record = handle.record();
             let image = self.inner.images.names(record.image);
-            if (all || record.state.phase.is_alive()) && filter.admits(&record, &image) {
+            if (all || record.state.phase.is_alive()) && filter.admits(&record, &image, &networks) {
                 out.push(show::summary(&self.inner, &record));
             }
             if options.limit > 0 && out.len() == options.limit {
@@ -306,13 +307,14 @@ impl Engine {
     /// Removes every container that is not alive; their ids.
     pub async fn prune(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<String>> {
         let filter = show::Filter::new(filters, |text| self.find(text).map(|h| h.record()))?;
+        let networks = self.inner.networks.names();
         let mut out = Vec::new();
         for handle in self.inner.registry.all() {
             let record = handle.record();
             let names = self.inner.images.names(record.image);
             let ended = matches!(record.state.phase, Phase::Created | Phase::Exited);
             if ended
-                && filter.admits(&record, &names)
+                && filter.admits(&record, &names, &networks)
                 && self.remove(handle.id.as_str(), false).await.is_ok()
             {
                 out.push(handle.id.to_string());
@@ -407,7 +409,7 @@ impl Inner {
         if let Some(name) = &name {
             validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
         }
-        refuse::unbuilt(&config, &host, networking.as_ref())?;
+        refuse::unbuilt(&config, &host)?;
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
@@ -436,14 +438,14 @@ impl Inner {
         self.filters.filter(&host, plan::capabilities(&host)?)?;
         plan::check_cgroup_parent(&host.cgroup_parent, &self.settings)?;
         self.lsm.check(&host)?;
-        let mode = match host.network_mode.as_str() {
-            "host" => NetworkMode::Host,
-            "none" => NetworkMode::None,
-            text => match text.strip_prefix("container:") {
-                Some(other) => NetworkMode::Container(self.registry.find(other)?.id),
-                None => NetworkMode::Bridge,
-            },
-        };
+        let (mode, attachments) = attachments::decide(
+            &self.networks,
+            |other| Ok(self.registry.find(other)?.id),
+            &config,
+            &host,
+            networking.as_ref(),
+        )?;
+        self.check_links(&host)?;
         if let NetworkMode::Container(other) = &mode {
             let other = self.registry.find(other.as_str())?.record();
             spec::names_of_the_network(&config, &host)?;
@@ -495,7 +497,7 @@ impl Inner {
             host,
             command,
             mounts,
-            network: NetworkRecord { mode, endpoint: None },
+            network: NetworkRecord { mode, attachments, endpoints: Vec::new() },
             state: State::default(),
             labels,
         };

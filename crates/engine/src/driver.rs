@@ -9,23 +9,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hoy_cgroup::Limits;
+use hoy_network::DnsSockets;
 use hoy_shim::client::Connection;
 use hoy_shim::message::{
     AttachRequest, Event, ExecRequest, ExitRecord, Failure, LogPlan, Reply, Request, StartRequest,
     Status,
 };
 use hoy_types::Timestamp;
-use hoy_wire::HostConfig;
+use hoy_wire::{EndpointSettings, HostConfig};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::attachments::{self, Attachment};
 use crate::containers::cpus;
 use crate::engine::Inner;
 use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::limits;
-use crate::record::{Record, State};
+use crate::networks::{Document, network_error};
+use crate::record::{NetworkRecord, Record, State};
 use crate::registry::View;
+use crate::sandbox::{Sandbox, namespace_of};
 use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
 
 /// Commands that may wait for one container.
@@ -36,6 +40,11 @@ const MAX_WAITING: usize = 32;
 const ANSWER: Duration = Duration::from_secs(10);
 /// The start itself may have to wait for a slow disk.
 const START: Duration = Duration::from_secs(60);
+
+/// The name server's sockets, with the supervisor.
+const KEPT_DNS: &str = "dns";
+/// The owner of the firewall's rules, with every supervisor of a container that they are for.
+pub(crate) const KEPT_RULES: &str = "rules";
 
 type Done<T> = oneshot::Sender<Result<T>>;
 
@@ -73,6 +82,16 @@ pub(crate) enum Command {
         asked: Box<HostConfig>,
         done: Done<()>,
     },
+    Connect {
+        network: Arc<Document>,
+        settings: Box<EndpointSettings>,
+        done: Done<()>,
+    },
+    Disconnect {
+        network: Arc<Document>,
+        force: bool,
+        done: Done<()>,
+    },
     Remove {
         force: bool,
         done: Done<()>,
@@ -94,6 +113,8 @@ pub(crate) struct Driver {
     waiting: Vec<(AttachRequest, OwnedFd)>,
     exits: u64,
     starts: u64,
+    /// The supervisor keeps sockets.
+    keeps: bool,
 }
 
 /// What a running container was found as when the daemon started.
@@ -134,6 +155,7 @@ impl Driver {
             waiting: Vec::new(),
             exits: 0,
             starts: 0,
+            keeps: false,
         };
         tokio::spawn(driver.run(found, settled));
         handle
@@ -206,6 +228,12 @@ impl Driver {
         self.inner.container_event(&self.record, action, extra);
     }
 
+    fn network_events(&self, action: &str, networks: &[Arc<Document>]) {
+        for network in networks {
+            self.inner.network_event(action, network, Some(self.record.key()));
+        }
+    }
+
     fn admit(&self, wish: Wish) -> Result<()> {
         self.record
             .state
@@ -244,6 +272,14 @@ impl Driver {
             }
             Command::Update { asked, done } => {
                 let result = self.update(&asked).await;
+                let _ = done.send(result);
+            }
+            Command::Connect { network, settings, done } => {
+                let result = self.connect(&network, &settings).await;
+                let _ = done.send(result);
+            }
+            Command::Disconnect { network, force, done } => {
+                let result = self.disconnect(&network, force).await;
                 let _ = done.send(result);
             }
             Command::Remove { force, done } => match self.remove(force).await {
@@ -292,7 +328,11 @@ impl Driver {
     }
 
     /// Waits for an answer while going on to hear the shim.
-    async fn answer(&mut self, mut answer: Answer, deadline: Duration) -> Result<Reply> {
+    async fn answer<T>(
+        &mut self,
+        mut answer: oneshot::Receiver<T>,
+        deadline: Duration,
+    ) -> Result<T> {
         let mut early = Vec::new();
         let result = {
             let link = self.link.as_mut();
@@ -365,7 +405,7 @@ impl Driver {
             started_at: Timestamp::from_nanos(exit.started_at),
             finished_at: Timestamp::from_nanos(exit.finished_at),
         };
-        let endpoint = self.release_network().await;
+        let networks = self.release_network().await;
         self.exits += 1;
         self.inner.execs_of_ended(&self.record.id);
         self.publish();
@@ -373,25 +413,25 @@ impl Driver {
         let lasted = (exit.finished_at - exit.started_at).max(0) / 1_000_000_000;
         let die = [("exitCode", exit.code.to_string()), ("execDuration", lasted.to_string())];
         self.event("die", &die);
-        if endpoint {
-            self.inner.network_event("disconnect", &self.record);
-        }
+        self.network_events("disconnect", &networks);
         // The supervisor may clean up; nobody waits for that.
         if self.link.is_some() {
             let _ = self.call(Request::Release, &[]).await;
         }
     }
 
-    async fn release_network(&mut self) -> bool {
-        let Some(endpoint) = self.record.network.endpoint.take() else { return false };
+    /// Takes back what the container has of networks; which those were.
+    async fn release_network(&mut self) -> Vec<Arc<Document>> {
+        let endpoints = std::mem::take(&mut self.record.network.endpoints);
+        if endpoints.is_empty() {
+            return Vec::new();
+        }
+        let documents = self.inner.documents_of(&endpoints);
         let inner = Arc::clone(&self.inner);
         let id = self.record.id.clone();
-        let release = tokio::task::spawn_blocking(move || {
-            inner.network.release(&endpoint);
-            inner.forget_endpoint(&id);
-        });
+        let release = tokio::task::spawn_blocking(move || inner.give_back(&id, &endpoints));
         let _ = release.await;
-        true
+        documents
     }
 
     /// The supervisor's process has ended.
@@ -452,7 +492,7 @@ impl Driver {
         {
             self.record.state.phase = Phase::Running;
             self.exited(&exit).await;
-        } else if self.release_network().await {
+        } else if !self.release_network().await.is_empty() {
             self.save_later();
         }
         if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
@@ -503,6 +543,9 @@ impl Driver {
                 self.record.state.phase = if paused { Phase::Paused } else { Phase::Running };
                 self.record.state.pid = pid;
                 self.record.state.started_at = Timestamp::from_nanos(started_at);
+                if let Err(error) = self.take_up_names().await {
+                    tracing::error!(container = self.record.id.short(), %error, "take up names");
+                }
                 self.publish();
                 self.save_later();
             }
@@ -531,15 +574,59 @@ impl Driver {
         }
     }
 
+    /// The rules outlive the daemon as long as their owner does.
+    async fn keep_rules(&mut self) -> Result<()> {
+        let owner = self.inner.network.owner_of_the_rules().map_err(network_error)?;
+        drop(self.call(Request::Keep { name: KEPT_RULES.into() }, &[owner]).await?);
+        Ok(())
+    }
+
+    /// Names are answered before anything of the container runs; the supervisor keeps the sockets
+    /// for the daemon to come.
+    async fn serve_names(&mut self, sockets: DnsSockets, netns: OwnedFd) -> Result<()> {
+        let copy = |socket: &OwnedFd| {
+            socket.try_clone().map_err(failed("keep the sockets of the name server"))
+        };
+        let kept = [copy(&sockets.udp)?, copy(&sockets.tcp)?];
+        drop(self.call(Request::Keep { name: KEPT_DNS.into() }, &kept).await?);
+        self.inner.tell_names(&self.record);
+        self.inner.serve_names(&self.record, sockets, netns);
+        Ok(())
+    }
+
+    /// Goes on answering names where the daemon before has ended.
+    async fn take_up_names(&mut self) -> Result<()> {
+        if !self.inner.has_names(&self.record) {
+            return Ok(());
+        }
+        if !self.keeps {
+            return Err(Error::system(
+                "its supervisor is too old to keep the name server's sockets",
+            ));
+        }
+        let link = self.link.as_mut();
+        let link = link.ok_or_else(|| Error::conflict("the container's supervisor is gone"))?;
+        let answer = link.call_for_descriptors(Request::Kept { name: KEPT_DNS.into() }).await;
+        let answer = answer.map_err(failed("talk to the container's supervisor"))?;
+        let (_, sockets) = self.answer(answer, ANSWER).await?;
+        let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(sockets) else {
+            return Ok(());
+        };
+        let netns = namespace_of(&self.record)?;
+        self.inner.serve_names(&self.record, DnsSockets { udp, tcp }, netns);
+        Ok(())
+    }
+
     /// The first words with a supervisor, and a hold on its process.
     async fn meet(&mut self, connection: Connection) -> Result<()> {
         let link = ShimLink::new(connection).map_err(failed("talk to the supervisor"))?;
         self.link = Some(link);
         let hello = Request::Hello { version: hoy_shim::message::VERSION };
         let answer = self.call(hello, &[]).await?;
-        let Reply::Hello { pid, .. } = self.answer(answer, ANSWER).await? else {
+        let Reply::Hello { pid, version, .. } = self.answer(answer, ANSWER).await? else {
             return Err(Error::system("the supervisor does not say who it is"));
         };
+        self.keeps = version >= hoy_shim::message::KEEPS_SINCE;
         let pid = rustix::process::Pid::from_raw(pid);
         let pid = pid.ok_or_else(|| Error::system("the supervisor has no process id"))?;
         let flags = rustix::process::PidfdFlags::empty();
@@ -598,14 +685,7 @@ impl Driver {
         let record = self.record.clone();
         let network = tokio::task::spawn_blocking({
             let inner = Arc::clone(&inner);
-            move || {
-                let ticket = inner.make_network(&record)?;
-                // Before anything runs in it: a daemon killed from here on finds its own again.
-                if let Some(endpoint) = ticket.as_ref().and_then(|t| t.endpoint.as_ref()) {
-                    inner.note_endpoint(&record.id, endpoint)?;
-                }
-                Ok(ticket)
-            }
+            move || inner.make_sandbox(&record)
         });
         let id = self.id().to_owned();
         let shim = tokio::task::spawn_blocking({
@@ -617,18 +697,32 @@ impl Driver {
         });
         let (network, shim) = tokio::join!(network, shim);
         let network = network.map_err(lost).and_then(|result| result);
-        let ticket = match network {
-            Ok(ticket) => ticket,
-            Err(error) => return Err(other(error)),
-        };
         let mut descriptors = Vec::new();
-        if let Some(ticket) = ticket {
-            self.record.network.endpoint = ticket.endpoint;
-            descriptors.push(ticket.netns);
-            descriptors.extend(ticket.userns);
+        let mut names = None;
+        match network.map_err(other)? {
+            Sandbox::Host => {}
+            Sandbox::Joined(netns, userns) => {
+                descriptors.push(netns);
+                descriptors.extend(userns);
+            }
+            Sandbox::Made(ticket) => {
+                self.record.network.endpoints = ticket.endpoints;
+                if let Some(sockets) = ticket.dns {
+                    let own = ticket.netns.try_clone().map_err(failed("keep the network"));
+                    names = Some((sockets, own.map_err(other)?));
+                }
+                descriptors.push(ticket.netns);
+                descriptors.extend(ticket.userns);
+            }
         }
         let connection = shim.map_err(lost).and_then(|result| result).map_err(other)?;
         self.meet(connection).await.map_err(other)?;
+        if !self.record.network.endpoints.is_empty() {
+            self.keep_rules().await.map_err(other)?;
+        }
+        if let Some((sockets, netns)) = names {
+            self.serve_names(sockets, netns).await.map_err(other)?;
+        }
         for (request, client) in std::mem::take(&mut self.waiting) {
             drop(self.call(Request::Attach(request), &[client]).await.map_err(other)?);
         }
@@ -661,9 +755,8 @@ impl Driver {
                 self.starts += 1;
                 self.publish();
                 self.save_later();
-                if self.record.network.endpoint.is_some() {
-                    inner.network_event("connect", &self.record);
-                }
+                let networks = inner.documents_of(&self.record.network.endpoints);
+                self.network_events("connect", &networks);
                 self.event("start", &[]);
                 Ok(())
             }
@@ -753,6 +846,7 @@ impl Driver {
             return Err(error);
         }
         self.inner.registry.release(&old, &self.record.id);
+        self.inner.tell_names(&self.record);
         self.publish();
         self.event("rename", &[("oldName", format!("/{old}"))]);
         Ok(())
@@ -797,6 +891,101 @@ impl Driver {
             let _ = self.answer(answer, ANSWER).await;
         }
         result
+    }
+
+    async fn connect(&mut self, network: &Arc<Document>, asked: &EndpointSettings) -> Result<()> {
+        let settings = attachments::wanted(asked);
+        let name = self.record.name.clone();
+        attachments::may_connect(&self.record, network)?;
+        attachments::check(&settings, network)?;
+        if self.record.state.phase == Phase::Removing {
+            return Err(Error::conflict(
+                "Container is marked for removal and cannot be connected or disconnected to the \
+                 network",
+            ));
+        }
+        let before = self.record.network.clone();
+        let one = Attachment { network: network.id.clone(), settings };
+        if self.record.state.phase.is_alive() {
+            let spec = attachments::endpoint(&one)?;
+            self.record.network.attachments.push(one);
+            let inner = Arc::clone(&self.inner);
+            let record = self.record.clone();
+            let done = tokio::task::spawn_blocking(move || inner.plug(&record, &name, &spec));
+            match done.await.map_err(lost).and_then(|done| done) {
+                Ok(endpoints) => self.record.network.endpoints = endpoints,
+                Err(error) => {
+                    self.record.network = before;
+                    return Err(error);
+                }
+            }
+            self.networks_changed().await;
+        } else {
+            self.record.network.attachments.push(one);
+        }
+        self.networks_written(before).await?;
+        self.network_events("connect", std::slice::from_ref(network));
+        Ok(())
+    }
+
+    async fn disconnect(&mut self, network: &Arc<Document>, force: bool) -> Result<()> {
+        attachments::may_disconnect(&self.record, network)?;
+        let before = self.record.network.clone();
+        self.record.network.attachments.retain(|one| one.network != network.id);
+        if self.record.state.phase.is_alive() {
+            let inner = Arc::clone(&self.inner);
+            let record = self.record.clone();
+            let id = network.id.clone();
+            let done = tokio::task::spawn_blocking(move || inner.unplug(&record, &id));
+            match done.await.map_err(lost).and_then(|done| done) {
+                Ok(endpoints) => self.record.network.endpoints = endpoints,
+                Err(error) if force => {
+                    tracing::warn!(container = self.record.id.short(), %error, "disconnect");
+                    self.record.network.endpoints.retain(|one| one.network != network.id);
+                }
+                Err(error) => {
+                    self.record.network = before;
+                    return Err(error);
+                }
+            }
+            self.networks_changed().await;
+        }
+        self.networks_written(before).await?;
+        self.network_events("disconnect", std::slice::from_ref(network));
+        Ok(())
+    }
+
+    /// What a running container and its neighbours know of its networks is told anew.
+    async fn networks_changed(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        let record = self.record.clone();
+        let told = tokio::task::spawn_blocking(move || inner.networks_changed(&record));
+        let sockets = match told.await.map_err(lost).and_then(|told| told) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::error!(container = self.record.id.short(), %error, "tell of networks");
+                return;
+            }
+        };
+        if let Some((sockets, netns)) = sockets
+            && let Err(error) = self.serve_names(sockets, netns).await
+        {
+            tracing::error!(container = self.record.id.short(), %error, "serve names");
+        }
+    }
+
+    /// The kernel's state is what it is: where it cannot be written down, the next daemon finds it
+    /// by what was noted.
+    async fn networks_written(&mut self, before: NetworkRecord) -> Result<()> {
+        if let Err(error) = self.inner.save(&self.record).await {
+            if !self.record.state.phase.is_alive() {
+                self.record.network = before;
+            }
+            self.publish();
+            return Err(error);
+        }
+        self.publish();
+        Ok(())
     }
 
     async fn remove(&mut self, force: bool) -> Result<()> {

@@ -1,13 +1,15 @@
 //! What the house is made of, and taking up work where a daemon before this one left it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hoy_config::{CgroupDriver, Settings};
 use hoy_images::{Images, RootfsTicket, Worker};
-use hoy_network::{Endpoint, EndpointSpec, NetTicket, Network, NetworkSettings, Subnet};
+use hoy_network::{Cidr, Dns, Forwarding, NetworkRequest, Networks, PoolRequest};
 use hoy_runtime::ContainerPlan;
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
@@ -20,14 +22,18 @@ use crate::events::{Happening, Journal};
 use crate::exec::ExecState;
 use crate::files::{self, DnsOverrides};
 use crate::lsm::Lsm;
+use crate::networks::{Directory, Document, NETWORK};
 use crate::plan::{self, Facts};
 use crate::record::{BindKind, LabelRecord, NetworkMode, Record};
 use crate::registry::Registry;
+use crate::sandbox::noted_endpoints;
 use crate::seccomp::Filters;
 use crate::userns;
 
 pub(crate) const CONTAINER: &str = "container";
-const META: &str = "meta";
+pub(crate) const META: &str = "meta";
+/// Supervisors that are asked for the owner of the rules: the first one that answers has it.
+const ASKED_FOR_THE_OWNER: usize = 8;
 /// Removals that wait behind an exit.
 const REMOVALS: usize = 4096;
 /// What was running is taken up in this time, or while requests are answered.
@@ -56,7 +62,10 @@ pub(crate) struct Inner {
     pub settings: Settings,
     pub store: Store,
     pub images: Images,
-    pub network: Network,
+    pub network: Networks,
+    /// What people know of networks.
+    pub networks: Directory,
+    pub dns: Dns,
     pub registry: Registry,
     pub journal: Journal,
     pub shim: ShimProgram,
@@ -75,20 +84,13 @@ pub(crate) struct Inner {
     pub stop: Mutex<Option<oneshot::Sender<()>>>,
 }
 
-fn endpoint_path(exec_root: &std::path::Path, id: &str) -> PathBuf {
-    exec_root.join("endpoints").join(id)
-}
-
-fn noted_endpoint(exec_root: &std::path::Path, id: &str) -> Option<Endpoint> {
-    serde_json::from_slice(&std::fs::read(endpoint_path(exec_root, id)).ok()?).ok()
-}
-
 impl Engine {
     /// Opens the data root and takes up every container where it is. `stop` is told when a client
     /// asks the daemon to end.
     pub async fn open(parts: Parts, stop: oneshot::Sender<()>) -> Result<Self> {
         let (removals, queue) = mpsc::channel(REMOVALS);
-        let inner = tokio::task::spawn_blocking(move || Inner::open(parts, removals, stop));
+        let handle = tokio::runtime::Handle::current();
+        let inner = tokio::task::spawn_blocking(move || Inner::open(parts, removals, stop, handle));
         let (inner, records) = inner.await.map_err(lost)??;
         let inner = Arc::new(inner);
         let engine = Self { inner };
@@ -101,6 +103,10 @@ impl Engine {
         let inner = &self.inner;
         let mut settling = Vec::new();
         let known: HashSet<String> = records.iter().map(|r| r.key().to_owned()).collect();
+        // All names before the first question is answered that has waited for this daemon.
+        for record in &records {
+            inner.tell_names(record);
+        }
         for record in records {
             inner.registry.reserve(&record.name, &record.id)?;
             let exec_root = inner.settings.exec_root.clone();
@@ -149,6 +155,7 @@ impl Inner {
         parts: Parts,
         removals: mpsc::Sender<ContainerId>,
         stop: oneshot::Sender<()>,
+        handle: tokio::runtime::Handle,
     ) -> Result<(Self, Vec<Record>)> {
         let mut settings = parts.settings;
         settle_cgroups(&mut settings)?;
@@ -161,6 +168,7 @@ impl Inner {
         }
         hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
         let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
+        let program = parts.program.clone();
         let worker = Worker { program: parts.program };
         let images = Images::open(store.clone(), worker).map_err(failed("open the images"))?;
         let documents = store.documents(CONTAINER).map_err(failed("read the containers"))?;
@@ -168,8 +176,8 @@ impl Inner {
         for (key, body) in documents {
             match serde_json::from_slice::<Record>(&body) {
                 Ok(mut record) => {
-                    if let Some(endpoint) = noted_endpoint(&settings.exec_root, record.key()) {
-                        record.network.endpoint = Some(endpoint);
+                    if let Some(found) = noted_endpoints(&settings.exec_root, record.key()) {
+                        record.network.endpoints = found;
                     }
                     records.push(record);
                 }
@@ -187,28 +195,38 @@ impl Inner {
                 id
             }
         };
+        let networks = Directory::default();
+        let documents = store.documents(NETWORK).map_err(failed("read the networks"))?;
+        let mut specs = Vec::new();
+        for (key, body) in documents {
+            match serde_json::from_slice::<Document>(&body) {
+                Ok(document) => {
+                    specs.extend(document.spec.clone());
+                    networks.insert(document);
+                }
+                Err(error) => tracing::error!(network = key, %error, "an unreadable record"),
+            }
+        }
+        for document in predefined(&settings, &id) {
+            networks.insert(document);
+        }
         let endpoints: Vec<_> =
-            records.iter().filter_map(|record| record.network.endpoint.clone()).collect();
-        let network = NetworkSettings {
-            bridge: settings.bridge.clone(),
-            subnet: settings.bip.as_ref().and_then(|bip| bip.parse::<Subnet>().ok()),
-            mtu: settings.mtu,
-            forward: settings.ip_forward,
-            masquerade: settings.ip_masq,
-            icc: settings.icc,
-            host_ip: match settings.ip {
-                Some(std::net::IpAddr::V4(address)) => address,
-                _ => std::net::Ipv4Addr::UNSPECIFIED,
-            },
-        };
-        let forwarding = meta.get("forwarding").is_some_and(|value| value == b"1");
-        let network =
-            Network::open(network, &endpoints, forwarding).map_err(failed("open the network"))?;
+            records.iter().flat_map(|record| record.network.endpoints.iter().cloned()).collect();
+        let forwarding = meta.get("forwarding").map(Vec::as_slice);
+        let forwarding: Forwarding =
+            forwarding.and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default();
+        let kept = kept_owner(&settings.exec_root, &records);
+        let network = network_settings(&settings, &id, &program);
+        let network = Networks::open(network, specs, &endpoints, forwarding, kept)
+            .map_err(failed("open the network"))?;
+        let dns = Dns::start(handle, host_resolv_conf_path());
         let inner = Self {
             settings,
             store,
             images,
             network,
+            networks,
+            dns,
             registry: Registry::default(),
             journal: Journal::default(),
             shim,
@@ -267,23 +285,6 @@ impl Inner {
         self.settings.exec_root.join("files").join(id)
     }
 
-    /// What a container got, known to any daemon that finds it: its record is written later.
-    pub fn note_endpoint(&self, id: &ContainerId, endpoint: &Endpoint) -> Result<()> {
-        let error = || failed("note the container's endpoint");
-        let text = serde_json::to_vec(endpoint).map_err(failed("note the container's endpoint"))?;
-        let path = endpoint_path(&self.settings.exec_root, id.as_str());
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(error())?;
-        }
-        let fresh = path.with_extension("new");
-        std::fs::write(&fresh, text).map_err(error())?;
-        std::fs::rename(&fresh, &path).map_err(error())
-    }
-
-    pub fn forget_endpoint(&self, id: &ContainerId) {
-        let _ = std::fs::remove_file(endpoint_path(&self.settings.exec_root, id.as_str()));
-    }
-
     pub fn put_record(&self, record: &Record) -> Result<Op> {
         let body = serde_json::to_vec(record).map_err(failed("write down a container"))?;
         Ok(Op::Put { kind: CONTAINER, key: record.key().to_owned(), body })
@@ -334,12 +335,6 @@ impl Inner {
         self.event("container", action, record.key(), attributes);
     }
 
-    pub fn network_event(&self, action: &str, record: &Record) {
-        let attributes = [("container", record.key()), ("name", "bridge"), ("type", "bridge")];
-        let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        self.event("network", action, &self.bridge_id(), attributes.collect());
-    }
-
     pub fn event(
         &self,
         kind: &'static str,
@@ -354,66 +349,6 @@ impl Inner {
             attributes,
             at: now(),
         });
-    }
-
-    /// The predefined networks' ids hang together with the installation's.
-    pub fn bridge_id(&self) -> String {
-        self.network_id('b')
-    }
-
-    pub fn network_id(&self, letter: char) -> String {
-        let shift = letter as usize % 32;
-        let (left, right) = self.id.split_at(shift.min(self.id.len()));
-        format!("{right}{left}")
-    }
-
-    /// The network of a container that is about to start. Blocks.
-    pub fn make_network(&self, record: &Record) -> Result<Option<NetTicket>> {
-        let error = |error: hoy_network::NetworkError| {
-            let kind = error.kind();
-            Error::new(kind, error.to_string()).with_source(error)
-        };
-        // The daemon's settings may be others than when it was created.
-        userns::check(&record.host, self.id_maps.is_some())?;
-        let owner = self.userns(&record.host);
-        match &record.network.mode {
-            NetworkMode::Host => Ok(None),
-            NetworkMode::None => self.network.loopback(owner).map(Some).map_err(error),
-            NetworkMode::Bridge => {
-                let before = self.network.forwarding();
-                let spec = EndpointSpec {
-                    name: record.name.clone(),
-                    ports: ports(record)?,
-                    owner: owner.cloned(),
-                };
-                let ticket = self.network.connect(&spec).map_err(error)?;
-                if self.network.forwarding() != before {
-                    let body = b"1".to_vec();
-                    self.store.write_later(vec![Op::Put {
-                        kind: META,
-                        key: "forwarding".into(),
-                        body,
-                    }]);
-                }
-                Ok(Some(ticket))
-            }
-            NetworkMode::Container(other) => {
-                let other = self.registry.find(other.as_str())?.record();
-                if !other.state.phase.is_alive() {
-                    return Err(Error::conflict(format!(
-                        "cannot join network namespace of a non running container: container {} is {}",
-                        other.name,
-                        other.state.phase.status()
-                    )));
-                }
-                let path = format!("/proc/{}/ns/net", other.state.pid);
-                let netns =
-                    std::fs::File::open(path).map_err(failed("open the other's network"))?;
-                let userns = owner.map(|_| self.userns_of(&other)).transpose()?;
-                let userns = userns.map(Into::into);
-                Ok(Some(NetTicket { netns: netns.into(), userns, endpoint: None }))
-            }
-        }
     }
 
     /// Takes bridge, table and forwarding back.
@@ -464,8 +399,62 @@ impl Inner {
             seccomp_rules: &|host, capabilities| self.filters.rules(host, capabilities),
             userns: self.userns(&record.host).cloned(),
             labels: labels.clone(),
+            environment: self
+                .links_of_the_bridge(record)?
+                .into_iter()
+                .flat_map(|link| link.environment)
+                .collect(),
         };
         Ok((plan::container(record, facts)?, ticket, labels))
+    }
+
+    /// `name:address`, with `host-gateway` for the host as the container reaches it.
+    fn extra_hosts(&self, record: &Record) -> Result<Vec<(String, IpAddr)>> {
+        let gateways: Vec<IpAddr> = match self.networks.find("bridge") {
+            Ok(bridge) => self.network.spec(&bridge.id).map(|spec| {
+                let own = [spec.gateway(true), spec.gateway(false)];
+                own.into_iter().flatten().map(|gateway| gateway.address).collect()
+            }),
+            Err(_) => None,
+        }
+        .unwrap_or_default();
+        let mut out = Vec::new();
+        for text in record.host.extra_hosts.iter().flatten() {
+            let bad = || Error::invalid(format!("bad format for add-host: {text:?}"));
+            let (name, address) = text.split_once([':', '=']).ok_or_else(bad)?;
+            if address == "host-gateway" {
+                if gateways.is_empty() {
+                    return Err(Error::invalid(
+                        "unable to derive the IP value for host-gateway: there is no default bridge",
+                    ));
+                }
+                out.extend(gateways.iter().map(|gateway| (name.to_owned(), *gateway)));
+                continue;
+            }
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            out.push((name.to_owned(), address.parse().map_err(|_| bad())?));
+        }
+        Ok(out)
+    }
+
+    /// What a person or the daemon's settings say about names.
+    pub fn dns_overrides(&self, record: &Record) -> DnsOverrides {
+        let host = &record.host;
+        let list = |own: &Option<Vec<String>>, default: &[String]| match own {
+            Some(own) if !own.is_empty() => own.clone(),
+            _ => default.to_vec(),
+        };
+        DnsOverrides {
+            servers: list(&host.dns, &self.settings.dns),
+            search: list(&host.dns_search, &self.settings.dns_search),
+            options: list(&host.dns_options, &self.settings.dns_opts),
+        }
+    }
+
+    /// Writes what the container's network says of itself: at its start, and when its networks
+    /// change.
+    pub fn write_network_files(&self, record: &Record) -> Result<()> {
+        self.write_files(record, &hostname(record), &self.files_of_the_network(record))
     }
 
     fn write_files(
@@ -477,29 +466,40 @@ impl Inner {
         let doing = "write the container's files";
         std::fs::create_dir_all(directory).map_err(failed(doing))?;
         let host = &record.host;
-        let address = record.network.endpoint.as_ref().map(|e| std::net::IpAddr::V4(e.address));
-        let gateway = record.network.endpoint.as_ref().map(|e| e.gateway);
-        let extra = extra_hosts(host.extra_hosts.as_deref().unwrap_or(&[]), gateway)?;
+        let addresses: Vec<IpAddr> = record
+            .network
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| [endpoint.v4, endpoint.v6])
+            .flatten()
+            .map(|cidr| cidr.address)
+            .collect();
+        let extra = self.extra_hosts(record)?;
+        let links = self.links_of_the_bridge(record)?;
+        let links: Vec<_> = links.into_iter().map(|link| (link.names, link.address)).collect();
+        let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         let hosts = if record.network.mode == NetworkMode::Host && extra.is_empty() {
             std::fs::read_to_string("/etc/hosts").unwrap_or_default()
         } else {
-            files::hosts(address, hostname, &record.config.domainname, &extra)
+            files::hosts(&files::Hosts {
+                hostname,
+                domainname: &record.config.domainname,
+                addresses: &addresses,
+                extra: &extra,
+                links: &links,
+                // A container without IPv6 addresses has ::1 all the same.
+                ipv6: true,
+            })
         };
-        let list = |own: &Option<Vec<String>>, default: &[String]| match own {
-            Some(own) if !own.is_empty() => own.clone(),
-            _ => default.to_vec(),
+        let overrides = self.dns_overrides(record);
+        let own = host_resolv_conf();
+        let resolv = if self.has_names(record) {
+            files::user_network_resolv_conf(&own, &overrides)
+        } else if record.network.mode == NetworkMode::Host && overrides == DnsOverrides::default() {
+            own
+        } else {
+            files::resolv_conf(&own, &overrides, ipv6)
         };
-        let overrides = DnsOverrides {
-            servers: list(&host.dns, &self.settings.dns),
-            search: list(&host.dns_search, &self.settings.dns_search),
-            options: list(&host.dns_options, &self.settings.dns_opts),
-        };
-        let resolv =
-            if record.network.mode == NetworkMode::Host && overrides == DnsOverrides::default() {
-                host_resolv_conf()
-            } else {
-                files::resolv_conf(&host_resolv_conf(), &overrides)
-            };
         for (name, text) in
             [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)]
         {
@@ -526,38 +526,120 @@ pub(crate) fn hostname(record: &Record) -> String {
     }
 }
 
-/// `name:address`, with `host-gateway` for the bridge's own address.
-fn extra_hosts(
-    list: &[String],
-    gateway: Option<std::net::Ipv4Addr>,
-) -> Result<Vec<(String, std::net::IpAddr)>> {
-    let parse = |text: &String| {
-        let bad = || Error::invalid(format!("bad format for add-host: {text:?}"));
-        let (name, address) = text.split_once([':', '=']).ok_or_else(bad)?;
-        let address = match (address, gateway) {
-            ("host-gateway", Some(gateway)) => gateway.into(),
-            _ => address.parse().map_err(|_| bad())?,
-        };
-        Ok((name.to_owned(), address))
-    };
-    list.iter().map(parse).collect()
+/// The networks that the daemon has by itself.
+fn predefined(settings: &Settings, id: &str) -> Vec<Document> {
+    let mut bridge = Document::predefined("bridge", "bridge", network_id(id, 'b'));
+    let yes = |value: bool| value.to_string();
+    let options = [
+        ("bridge.default_bridge", yes(true)),
+        ("bridge.enable_icc", yes(settings.icc)),
+        ("bridge.enable_ip_masquerade", yes(settings.ip_masq)),
+        ("bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
+        ("bridge.name", settings.bridge.clone()),
+        ("driver.mtu", settings.mtu.to_string()),
+    ];
+    bridge.options = options
+        .into_iter()
+        .map(|(name, value)| (format!("com.docker.network.{name}"), value))
+        .collect();
+    vec![
+        bridge,
+        Document::predefined("host", "host", network_id(id, 'h')),
+        Document::predefined("none", "null", network_id(id, 'n')),
+    ]
+}
+
+/// The predefined networks' ids hang together with the installation's.
+fn network_id(id: &str, letter: char) -> String {
+    let shift = letter as usize % 32;
+    let (left, right) = id.split_at(shift.min(id.len()));
+    format!("{right}{left}")
+}
+
+/// How networks are to be on this host.
+fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_network::Settings {
+    let options = predefined(settings, id).into_iter().next().map(|bridge| bridge.options);
+    let mut options = options.unwrap_or_default();
+    // What the default bridge is needs no saying; where it publishes is said below.
+    options.remove("com.docker.network.bridge.default_bridge");
+    options.remove("com.docker.network.bridge.host_binding_ipv4");
+    let own = settings.bip.as_ref().and_then(|bip| bip.parse::<Cidr>().ok());
+    let pools = own.map(|own| PoolRequest {
+        subnet: Some(own.network()),
+        gateway: Some(own.address),
+        ..PoolRequest::default()
+    });
+    hoy_network::Settings {
+        default: Some(NetworkRequest {
+            id: network_id(id, 'b'),
+            name: "bridge".into(),
+            driver: hoy_network::Driver::Bridge,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            options,
+            pools: pools.into_iter().collect(),
+        }),
+        supplies: hoy_network::docker_supply()
+            .into_iter()
+            .chain([hoy_network::local_supply(seed(id))])
+            .collect(),
+        mtu: settings.mtu,
+        forward: settings.ip_forward,
+        host_ip4: match settings.ip {
+            Some(IpAddr::V4(address)) => address,
+            _ => std::net::Ipv4Addr::UNSPECIFIED,
+        },
+        host_ip6: match settings.ip {
+            Some(IpAddr::V6(address)) => address,
+            _ => std::net::Ipv6Addr::UNSPECIFIED,
+        },
+        proxied: true,
+        keeper: Some(hoy_network::KeeperPlace {
+            program: program.to_owned(),
+            socket: settings.exec_root.join("ports.sock"),
+        }),
+        resolv_conf: host_resolv_conf_path(),
+    }
+}
+
+/// The owner of the firewall's rules, from any supervisor that has kept it for us.
+fn kept_owner(exec_root: &Path, records: &[Record]) -> Option<OwnedFd> {
+    let networked = records.iter().filter(|record| !record.network.endpoints.is_empty());
+    networked.take(ASKED_FOR_THE_OWNER).find_map(|record| {
+        hoy_shim::client::kept(exec_root, record.key(), crate::driver::KEPT_RULES)
+            .ok()?
+            .into_iter()
+            .next()
+    })
+}
+
+/// Of the installation's unique local addresses.
+fn seed(id: &str) -> [u8; 8] {
+    u64::from_str_radix(id.get(..16).unwrap_or("0"), 16).unwrap_or(0).to_be_bytes()
 }
 
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn host_resolv_conf() -> String {
-    let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    if own.lines().any(|line| line.trim() == "nameserver 127.0.0.53") {
-        // systemd's stub: the real servers lie beside it.
-        return std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or(own);
-    }
-    own
+pub(crate) fn host_resolv_conf() -> String {
+    std::fs::read_to_string(host_resolv_conf_path()).unwrap_or_default()
+}
+
+/// Where the host's name servers are told: beside systemd's own, where that is all there is.
+fn host_resolv_conf_path() -> PathBuf {
+    const USUAL: &str = "/etc/resolv.conf";
+    const SYSTEMD: &str = "/run/systemd/resolve/resolv.conf";
+    let own = std::fs::read_to_string(USUAL).unwrap_or_default();
+    let servers: Vec<&str> =
+        own.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).collect();
+    let stub = servers.iter().all(|server| server.trim() == "127.0.0.53") && !servers.is_empty();
+    if stub && Path::new(SYSTEMD).exists() { SYSTEMD.into() } else { USUAL.into() }
 }
 
 /// What `-p` and `-P` come to.
-fn ports(record: &Record) -> Result<Vec<PortBinding>> {
+pub(crate) fn ports(record: &Record) -> Result<Vec<PortBinding>> {
     let mut out = Vec::new();
     let bindings = record.host.port_bindings.iter().flatten();
     for (port, wanted) in bindings {

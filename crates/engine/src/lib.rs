@@ -5,6 +5,7 @@
 //! below. The engine knows nothing of HTTP.
 
 mod apparmor;
+mod attachments;
 mod containers;
 mod detach;
 mod devices;
@@ -15,14 +16,17 @@ mod events;
 mod exec;
 mod files;
 mod images;
+mod ipam;
 mod life;
 mod limits;
+mod links;
 mod lsm;
 mod networks;
 mod plan;
 mod record;
 mod refuse;
 mod registry;
+mod sandbox;
 mod seccomp;
 mod selinux;
 mod shim_link;
@@ -38,5 +42,4 @@ pub use error::{Error, Result};
 pub use events::Happening;
 pub use exec::ExecSession;
 pub use images::BodyReader;
-pub use networks::Filters;
 pub use streams::{AttachOptions, AttachSession, HijackedConn, LogStream, LogsOptions};

@@ -1,47 +1,288 @@
-//! Use cases of networks: create, list, inspect, connect, disconnect, remove, prune.
+//! Use cases of networks: create, list, inspect, connect, disconnect, remove, prune; and what is
+//! kept of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use hoy_network::{Cidr, Driver, Endpoint, NetworkRequest, NetworkSpec, PoolRequest};
+use hoy_store::{Durability, Op};
+use hoy_types::{ErrorKind, Timestamp};
 use hoy_wire as wire;
+use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::driver::Command;
+use crate::engine::{Engine, Inner, now, random};
+use crate::error::{Error, Result, failed, lost};
+use crate::ipam;
+use crate::record::{NetworkMode, Record};
 
-/// Docker's filters: values by name.
-pub type Filters = BTreeMap<String, Vec<String>>;
+pub(crate) const NETWORK: &str = "network";
+
+/// Containers in a network, by id.
+type Inside = BTreeMap<String, wire::EndpointResource>;
+
+/// What is kept of a network: as it was asked for, and as it was decided.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Document {
+    pub id: String,
+    pub name: String,
+    pub created: Timestamp,
+    pub driver: String,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub attachable: bool,
+    pub config_only: bool,
+    pub config_from: String,
+    pub ipam_driver: String,
+    pub ipam_options: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// Where addresses were asked for: only then may a container name its own.
+    pub asked: Vec<wire::IpamConfig>,
+    /// Absent where there is nothing to make: host, none, and those that are only patterns.
+    pub spec: Option<NetworkSpec>,
+}
+
+impl Document {
+    /// A network of the daemon itself.
+    pub fn predefined(name: &str, driver: &str, id: String) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            created: Timestamp::ZERO,
+            driver: driver.to_owned(),
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            attachable: false,
+            config_only: false,
+            config_from: String::new(),
+            ipam_driver: "default".into(),
+            ipam_options: BTreeMap::new(),
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            asked: Vec::new(),
+            spec: None,
+        }
+    }
+
+    pub fn is_predefined(&self) -> bool {
+        is_predefined(&self.name)
+    }
+
+    /// Whether names are resolved in it: everywhere but on the networks of the daemon itself.
+    pub fn has_names(&self) -> bool {
+        !self.is_predefined()
+    }
+}
+
+pub(crate) fn is_predefined(name: &str) -> bool {
+    matches!(name, "bridge" | "host" | "none" | "default")
+}
+
+/// All networks by id and name.
+#[derive(Default)]
+pub(crate) struct Directory(RwLock<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    by_id: BTreeMap<String, Arc<Document>>,
+    names: HashMap<String, String>,
+}
+
+impl Directory {
+    fn read<T>(&self, with: impl FnOnce(&Tables) -> T) -> T {
+        with(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, with: impl FnOnce(&mut Tables) -> T) -> T {
+        with(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn insert(&self, document: Document) {
+        self.write(|tables| {
+            tables.names.insert(document.name.clone(), document.id.clone());
+            tables.by_id.insert(document.id.clone(), Arc::new(document));
+        });
+    }
+
+    /// Takes the name, if nobody has it.
+    fn reserve(&self, name: &str, id: &str) -> Result<()> {
+        self.write(|tables| {
+            if tables.names.contains_key(name) {
+                return Err(Error::conflict(format!("network with name {name} already exists")));
+            }
+            tables.names.insert(name.to_owned(), id.to_owned());
+            Ok(())
+        })
+    }
+
+    fn remove(&self, id: &str, name: &str) {
+        self.write(|tables| {
+            tables.by_id.remove(id);
+            if tables.names.get(name).is_some_and(|owner| owner == id) {
+                tables.names.remove(name);
+            }
+        });
+    }
+
+    pub fn all(&self) -> Vec<Arc<Document>> {
+        self.read(|tables| tables.by_id.values().cloned().collect())
+    }
+
+    /// All ids with their names.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let pair = |one: &Arc<Document>| (one.id.clone(), one.name.clone());
+        self.read(|tables| tables.by_id.values().map(pair).collect())
+    }
+
+    pub fn by_id(&self, id: &str) -> Option<Arc<Document>> {
+        self.read(|tables| tables.by_id.get(id).cloned())
+    }
+
+    /// By id, name, or the beginning of an id, in this order.
+    pub fn find(&self, text: &str) -> Result<Arc<Document>> {
+        self.read(|tables| {
+            let named = || tables.names.get(text).and_then(|id| tables.by_id.get(id));
+            if let Some(found) = tables.by_id.get(text).or_else(named) {
+                return Ok(Arc::clone(found));
+            }
+            let missing = || Error::not_found(format!("network {text} not found"));
+            if text.is_empty() {
+                return Err(missing());
+            }
+            let mut begins = tables.by_id.values().filter(|found| found.id.starts_with(text));
+            match (begins.next(), begins.next()) {
+                (Some(found), None) => Ok(Arc::clone(found)),
+                (Some(_), Some(_)) => Err(Error::invalid(format!(
+                    "network {text} is ambiguous (more than one match found on id prefix)"
+                ))),
+                _ => Err(missing()),
+            }
+        })
+    }
+}
+
+fn forbidden(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Forbidden, message)
+}
+
+pub(crate) fn network_error(error: hoy_network::NetworkError) -> Error {
+    let kind = error.kind();
+    Error::new(kind, error.to_string()).with_source(error)
+}
 
 impl Engine {
     pub async fn network_create(
         &self,
         request: wire::NetworkCreateRequest,
     ) -> Result<wire::NetworkCreateResponse> {
-        let _ = request;
-        Err(Error::unavailable("network create"))
+        let (inner, id) =
+            (Arc::clone(&self.inner), hoy_types::Digest::from_sha256(random()?).hex());
+        let document = self.inner.network_document(request, id)?;
+        self.inner.networks.reserve(&document.name, &document.id)?;
+        let (name, id) = (document.name.clone(), document.id.clone());
+        let made = tokio::task::spawn_blocking(move || inner.make_network(document));
+        match made.await.map_err(lost).and_then(|made| made) {
+            Ok(document) => {
+                self.inner.networks.insert(document.clone());
+                self.inner.network_event("create", &document, None);
+                Ok(wire::NetworkCreateResponse { id, warning: String::new() })
+            }
+            Err(error) => {
+                self.inner.networks.remove(&id, &name);
+                Err(error)
+            }
+        }
     }
 
-    /// Without the containers in them.
-    pub fn network_list(&self, filters: &Filters) -> Result<Vec<wire::NetworkInspect>> {
-        let _ = filters;
-        Ok(self.networks())
+    /// Every network, with the containers that run in it.
+    pub fn network_list(&self) -> Vec<wire::NetworkInspect> {
+        let mut inside = self.inner.containers_by_network();
+        let shown = |document: &Arc<Document>| wire::NetworkInspect {
+            containers: Some(inside.remove(&document.id).unwrap_or_default()),
+            ..self.inner.show_network(document)
+        };
+        self.inner.networks.all().iter().map(shown).collect()
     }
 
     /// By name, id or the beginning of one.
     pub fn network_inspect(&self, name: &str, scope: &str) -> Result<wire::NetworkInspect> {
-        let _ = scope;
-        let known = |network: &wire::NetworkInspect| {
-            network.name == name || network.id == name || network.id.starts_with(name)
-        };
-        let found = self.networks().into_iter().find(known);
-        found.ok_or_else(|| Error::not_found(format!("network {name} not found")))
+        let document = self.inner.networks.find(name)?;
+        if !scope.is_empty() && scope != "local" {
+            return Err(Error::not_found(format!("network {name} not found")));
+        }
+        let mut shown = self.inner.show_network(&document);
+        shown.containers = Some(self.inner.containers_in(&document));
+        Ok(shown)
     }
 
     pub async fn network_remove(&self, name: &str) -> Result<()> {
-        Err(Error::not_found(format!("network {name} not found")))
+        let document = self.inner.networks.find(name)?;
+        if document.is_predefined() {
+            return Err(forbidden(format!(
+                "{} is a pre-defined network and cannot be removed",
+                document.name
+            )));
+        }
+        let inside = self.inner.containers_in(&document);
+        if !inside.is_empty() {
+            let all: Vec<String> = inside
+                .values()
+                .map(|endpoint| {
+                    let id = endpoint.endpoint_id.get(..12).unwrap_or(&endpoint.endpoint_id);
+                    format!("name:{:?} id:{id:?}", endpoint.name)
+                })
+                .collect();
+            return Err(forbidden(format!(
+                "error while removing network: network {} has active endpoints ({})",
+                document.name,
+                all.join(", ")
+            )));
+        }
+        self.drop_network(&document).await
     }
 
-    pub async fn network_prune(&self, filters: &Filters) -> Result<wire::NetworkPruneResponse> {
-        let _ = filters;
-        Ok(wire::NetworkPruneResponse::default())
+    async fn drop_network(&self, document: &Arc<Document>) -> Result<()> {
+        let (inner, doomed) = (Arc::clone(&self.inner), Arc::clone(document));
+        let removed = tokio::task::spawn_blocking(move || {
+            // The bridge first: what is written down is made again at the next start.
+            inner.network.remove(&doomed.id).map_err(network_error)?;
+            let op = Op::Delete { kind: NETWORK, key: doomed.id.clone() };
+            inner.store.write(vec![op], Durability::Sync).map_err(failed("forget a network"))
+        });
+        removed.await.map_err(lost)??;
+        self.inner.networks.remove(&document.id, &document.name);
+        self.inner.network_event("destroy", document, None);
+        Ok(())
+    }
+
+    /// Removes what no container is in, or will be when it starts.
+    pub async fn network_prune(
+        &self,
+        filter: &wire::PruneFilter,
+    ) -> Result<wire::NetworkPruneResponse> {
+        let used = self.inner.networks_in_use();
+        let mut gone = Vec::new();
+        for document in self.inner.networks.all() {
+            if document.is_predefined() || used.contains(&document.id) {
+                continue;
+            }
+            let meant = filter.admits(Some(&document.labels), document.created);
+            // One that somebody has taken meanwhile stays.
+            if meant && self.drop_network(&document).await.is_ok() {
+                gone.push(document.name.clone());
+            }
+        }
+        self.inner.event(
+            "network",
+            "prune",
+            "",
+            BTreeMap::from([("reclaimed".into(), "0".into())]),
+        );
+        Ok(wire::NetworkPruneResponse { networks_deleted: Some(gone) })
     }
 
     pub async fn network_connect(
@@ -49,8 +290,11 @@ impl Engine {
         name: &str,
         request: wire::NetworkConnectRequest,
     ) -> Result<()> {
-        let _ = request;
-        Err(Error::not_found(format!("network {name} not found")))
+        let document = self.inner.networks.find(name)?;
+        let handle = self.inner.registry.find(&request.container)?;
+        let settings = request.endpoint_config.unwrap_or_default();
+        let settings = Box::new(settings);
+        handle.ask(|done| Command::Connect { network: document, settings, done }).await
     }
 
     pub async fn network_disconnect(
@@ -58,7 +302,322 @@ impl Engine {
         name: &str,
         request: wire::NetworkDisconnectRequest,
     ) -> Result<()> {
-        let _ = request;
-        Err(Error::not_found(format!("network {name} not found")))
+        let document = self.inner.networks.find(name)?;
+        let handle = self.inner.registry.find(&request.container)?;
+        let force = request.force;
+        handle.ask(|done| Command::Disconnect { network: document, force, done }).await
     }
+}
+
+impl Inner {
+    /// What somebody asks for, checked for itself.
+    fn network_document(
+        &self,
+        request: wire::NetworkCreateRequest,
+        id: String,
+    ) -> Result<Document> {
+        let mut request = request;
+        if is_predefined(&request.name) {
+            return Err(forbidden(format!(
+                "operation is not permitted on predefined {} network",
+                request.name
+            )));
+        }
+        check_name(&request.name)?;
+        match request.scope.as_str() {
+            "" | "local" => {}
+            other => return Err(Error::unavailable(format!("a network of the scope {other}"))),
+        }
+        if request.ingress {
+            return Err(Error::unavailable("an ingress network: it belongs to a cluster, which"));
+        }
+        let from = request.config_from.take().map(|from| from.network).unwrap_or_default();
+        if !from.is_empty() {
+            request = self.with_pattern(request, &from)?;
+        }
+        let ipam = request.ipam.clone().unwrap_or_default();
+        if !matches!(ipam.driver.as_str(), "" | "default") {
+            return Err(Error::unavailable(format!("the IPAM driver {}", ipam.driver)));
+        }
+        let options = request.options.clone().unwrap_or_default();
+        let family = |field: Option<bool>, option: &str, default: bool| match field {
+            Some(on) => on,
+            None => match options.get(&format!("com.docker.network.{option}")) {
+                Some(text) => matches!(text.as_str(), "1" | "true" | "True" | "TRUE" | "t"),
+                None => default,
+            },
+        };
+        let ipv4 = family(request.enable_ipv4, "enable_ipv4", true);
+        let ipv6 = family(request.enable_ipv6, "enable_ipv6", false);
+        let asked = ipam.config.clone().unwrap_or_default();
+        ipam::check(&asked, ipv6)?;
+        let driver = if request.config_only { "null" } else { driver_name(&request.driver) };
+        Ok(Document {
+            id,
+            name: request.name,
+            created: now(),
+            driver: driver.to_owned(),
+            ipv4,
+            ipv6,
+            internal: request.internal,
+            attachable: request.attachable,
+            config_only: request.config_only,
+            config_from: from,
+            ipam_driver: "default".into(),
+            ipam_options: ipam.options.unwrap_or_default(),
+            options,
+            labels: request.labels.unwrap_or_default(),
+            asked,
+            spec: None,
+        })
+    }
+
+    /// A network with the settings of another that is only a pattern.
+    fn with_pattern(
+        &self,
+        request: wire::NetworkCreateRequest,
+        from: &str,
+    ) -> Result<wire::NetworkCreateRequest> {
+        let pattern = self.networks.find(from)?;
+        if !pattern.config_only {
+            return Err(Error::invalid(format!(
+                "configuration network {from:?} is not a config-only network"
+            )));
+        }
+        let some =
+            |map: &Option<BTreeMap<String, String>>| map.as_ref().is_some_and(|m| !m.is_empty());
+        let own = request.ipam.as_ref().is_some_and(|ipam| {
+            ipam.config.as_ref().is_some_and(|list| !list.is_empty()) || some(&ipam.options)
+        });
+        if own || some(&request.options) || some(&request.labels) || request.internal {
+            return Err(forbidden(
+                "user specified configurations are not supported if the network depends on a \
+                 configuration network",
+            ));
+        }
+        Ok(wire::NetworkCreateRequest {
+            ipam: Some(wire::Ipam {
+                driver: pattern.ipam_driver.clone(),
+                options: Some(pattern.ipam_options.clone()),
+                config: Some(pattern.asked.clone()),
+            }),
+            options: Some(pattern.options.clone()),
+            labels: Some(pattern.labels.clone()),
+            internal: pattern.internal,
+            enable_ipv4: Some(pattern.ipv4),
+            enable_ipv6: Some(pattern.ipv6),
+            config_from: Some(wire::ConfigReference { network: from.to_owned() }),
+            ..request
+        })
+    }
+
+    /// Decides, writes down, makes; or leaves nothing. Blocks.
+    fn make_network(&self, mut document: Document) -> Result<Document> {
+        let driver = match document.driver.as_str() {
+            "bridge" => Some(Driver::Bridge),
+            "macvlan" => Some(Driver::Macvlan),
+            "ipvlan" => Some(Driver::Ipvlan),
+            "null" if document.config_only => None,
+            "host" | "null" | "none" => {
+                return Err(forbidden(format!(
+                    "only one instance of {:?} network is allowed",
+                    if document.driver == "host" { "host" } else { "null" }
+                )));
+            }
+            "overlay" => {
+                return Err(Error::conflict(
+                    "This node is not a swarm manager. Use \"docker swarm init\" or \"docker \
+                     swarm join\" to connect this node to swarm and try again.",
+                ));
+            }
+            other => {
+                return Err(Error::not_found(format!(
+                    "plugin {other:?} not found: hoy has the drivers bridge, macvlan, ipvlan, \
+                     host and none"
+                )));
+            }
+        };
+        if let Some(driver) = driver {
+            let request = NetworkRequest {
+                id: document.id.clone(),
+                name: document.name.clone(),
+                driver,
+                ipv4: document.ipv4,
+                ipv6: document.ipv6,
+                internal: document.internal,
+                options: document.options.clone(),
+                pools: ipam::pools(&document.asked)?,
+            };
+            document.spec = Some(self.network.decide(request).map_err(network_error)?);
+        }
+        let made = self.write_network(&document).and_then(|()| {
+            if document.spec.is_none() {
+                return Ok(());
+            }
+            let before = self.network.forwarding();
+            let made = self.network.realize(&document.id).map_err(network_error);
+            self.remember_forwarding(before);
+            made
+        });
+        if let Err(error) = made {
+            let _ = self.network.remove(&document.id);
+            let op = Op::Delete { kind: NETWORK, key: document.id.clone() };
+            let _ = self.store.write(vec![op], Durability::Sync);
+            return Err(error);
+        }
+        Ok(document)
+    }
+
+    fn write_network(&self, document: &Document) -> Result<()> {
+        let body = serde_json::to_vec(document).map_err(failed("write down a network"))?;
+        let op = Op::Put { kind: NETWORK, key: document.id.clone(), body };
+        self.store.write(vec![op], Durability::Sync).map_err(failed("write down a network"))
+    }
+
+    /// Networks that some container is in, or will be when it starts.
+    fn networks_in_use(&self) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        for handle in self.registry.all() {
+            let record = handle.record();
+            used.extend(record.network.attachments.iter().map(|one| one.network.clone()));
+        }
+        used.extend(self.networks.all().iter().map(|one| one.config_from.clone()));
+        used
+    }
+
+    pub fn show_network(&self, document: &Document) -> wire::NetworkInspect {
+        // What was decided when the daemon started is true of the default bridge.
+        let spec = match &document.spec {
+            Some(spec) => Some(spec.clone()),
+            None => self.network.spec(&document.id),
+        };
+        let decided = spec.iter().flat_map(|spec| &spec.pools).map(|pool| wire::IpamConfig {
+            subnet: pool.subnet.to_string(),
+            ip_range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
+            gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            auxiliary_addresses: pool
+                .set_aside
+                .iter()
+                .map(|(name, address)| (name.clone(), address.to_string()))
+                .collect(),
+        });
+        let config = if spec.is_some() { decided.collect() } else { document.asked.clone() };
+        let options = &document.ipam_options;
+        wire::NetworkInspect {
+            name: document.name.clone(),
+            id: document.id.clone(),
+            created: document.created,
+            scope: "local".into(),
+            driver: document.driver.clone(),
+            enable_ipv4: document.ipv4,
+            enable_ipv6: document.ipv6,
+            ipam: wire::Ipam {
+                driver: document.ipam_driver.clone(),
+                options: (!document.is_predefined()).then(|| options.clone()),
+                config: Some(config),
+            },
+            internal: document.internal,
+            attachable: document.attachable,
+            ingress: false,
+            config_from: wire::ConfigReference { network: document.config_from.clone() },
+            config_only: document.config_only,
+            containers: None,
+            options: Some(document.options.clone()),
+            labels: Some(document.labels.clone()),
+        }
+    }
+
+    /// Containers that run in a network.
+    fn containers_in(&self, document: &Document) -> Inside {
+        self.containers_by_network().remove(&document.id).unwrap_or_default()
+    }
+
+    /// Containers that run, by network and id.
+    fn containers_by_network(&self) -> HashMap<String, Inside> {
+        let mut out: HashMap<String, Inside> = HashMap::new();
+        for handle in self.registry.all() {
+            let record = handle.record();
+            for (network, resource) in self.resources(&record) {
+                out.entry(network).or_default().insert(record.id.to_string(), resource);
+            }
+        }
+        out
+    }
+
+    fn resources(&self, record: &Record) -> Vec<(String, wire::EndpointResource)> {
+        let named = || wire::EndpointResource { name: record.name.clone(), ..Default::default() };
+        let shown = |endpoint: &Endpoint| wire::EndpointResource {
+            endpoint_id: endpoint.id.clone(),
+            mac_address: endpoint.mac.clone(),
+            ipv4_address: endpoint.v4.map(|cidr| cidr.to_string()).unwrap_or_default(),
+            ipv6_address: endpoint.v6.map(|cidr| cidr.to_string()).unwrap_or_default(),
+            ..named()
+        };
+        let mut out: Vec<_> =
+            record.network.endpoints.iter().map(|one| (one.network.clone(), shown(one))).collect();
+        let predefined = match record.network.mode {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+            _ => return out,
+        };
+        if let (true, Ok(network)) = (record.state.phase.is_alive(), self.networks.find(predefined))
+        {
+            out.push((network.id.clone(), named()));
+        }
+        out
+    }
+
+    pub fn network_event(&self, action: &str, document: &Document, container: Option<&str>) {
+        let mut attributes = BTreeMap::from([
+            ("name".to_owned(), document.name.clone()),
+            ("type".to_owned(), document.driver.clone()),
+        ]);
+        if let Some(container) = container {
+            attributes.insert("container".to_owned(), container.to_owned());
+        }
+        self.event("network", action, &document.id, attributes);
+    }
+}
+
+/// Docker's name of what makes a network.
+fn driver_name(asked: &str) -> &str {
+    match asked {
+        "" | "default" => "bridge",
+        other => other,
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.trim().is_empty() {
+        return Err(Error::invalid("invalid name: name is empty"));
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let begins = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if !begins || !name.chars().all(good) {
+        return Err(Error::invalid(format!(
+            "invalid network name: {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// For `ipam`: what somebody wrote, parsed.
+pub(crate) fn parsed(config: &wire::IpamConfig) -> Option<PoolRequest> {
+    let cidr = |text: &str| -> Option<Option<Cidr>> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    };
+    let address = |text: &str| -> Option<Option<IpAddr>> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    };
+    let set_aside = config
+        .auxiliary_addresses
+        .iter()
+        .map(|(name, text)| Some((name.clone(), text.parse().ok()?)))
+        .collect::<Option<_>>()?;
+    Some(PoolRequest {
+        subnet: cidr(&config.subnet)?,
+        range: cidr(&config.ip_range)?,
+        gateway: address(&config.gateway)?,
+        set_aside,
+    })
 }

@@ -38,6 +38,8 @@ pub(crate) struct Facts<'a> {
     /// The ids of its own user namespace.
     pub userns: Option<IdMaps>,
     pub labels: LabelRecord,
+    /// What links tell: the container's own says otherwise if it wants.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The plan of a container's start.
@@ -88,7 +90,10 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
             uts: mode(&host.uts_mode),
             cgroup: mode(&host.cgroupns_mode),
         },
-        process: process(record, &facts.labels, facts.settings, facts.seccomp)?,
+        process: with_links(
+            process(record, &facts.labels, facts.settings, facts.seccomp)?,
+            facts.environment,
+        ),
         mounts,
         devices: if host.privileged { DevicePlan::All } else { DevicePlan::Default },
         extra_devices: facts.devices.nodes,
@@ -269,6 +274,16 @@ fn cgroup_parent(asked: &str, default: &str) -> String {
         }
     }
     if parts.is_empty() { default.to_owned() } else { parts.join("/") }
+}
+
+/// What links tell stands where the container's own settings say nothing.
+fn with_links(mut process: ProcessPlan, links: Vec<(String, String)>) -> ProcessPlan {
+    for (name, value) in links {
+        if !process.env.iter().any(|known| known.split('=').next() == Some(&name)) {
+            process.env.push(format!("{name}={value}"));
+        }
+    }
+    process
 }
 
 fn process(

@@ -5,6 +5,7 @@ use hoy_types::{ContainerId, Digest, Timestamp};
 use hoy_wire::{ContainerConfig, HostConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::attachments::Attachment;
 use crate::life::Phase;
 
 /// Everything about a container that outlives the daemon.
@@ -72,12 +73,23 @@ pub enum BindKind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkRecord {
     pub mode: NetworkMode,
-    pub endpoint: Option<Endpoint>,
+    /// The networks that it is to be in; the first is the one that its mode names.
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl NetworkRecord {
+    /// The network that an endpoint belongs to, as it was asked for.
+    pub fn attachment(&self, network: &str) -> Option<&Attachment> {
+        self.attachments.iter().find(|one| one.network == network)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkMode {
-    Bridge,
+    Networks,
     Host,
     None,
     Container(ContainerId),

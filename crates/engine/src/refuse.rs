@@ -2,16 +2,12 @@
 //!
 //! Pure. A field leaves this file in the commit that makes it act on the kernel.
 
-use hoy_wire::{ContainerConfig, HostConfig, NetworkingConfig};
+use hoy_wire::{ContainerConfig, HostConfig};
 
 use crate::error::{Error, Result};
 
 /// Refuses a request that asks for anything that hoy does not have.
-pub(crate) fn unbuilt(
-    config: &ContainerConfig,
-    host: &HostConfig,
-    networking: Option<&NetworkingConfig>,
-) -> Result<()> {
+pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     let filled = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let some = |length: Option<usize>| length.is_some_and(|length| length > 0);
     let checks: &[(bool, &str)] = &[
@@ -24,7 +20,6 @@ pub(crate) fn unbuilt(
         (some(config.volumes.as_ref().map(std::collections::BTreeMap::len)), "an anonymous volume"),
         (filled(&host.volumes_from), "--volumes-from"),
         (!host.volume_driver.is_empty(), "--volume-driver"),
-        (filled(&host.links), "--link"),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
@@ -38,7 +33,6 @@ pub(crate) fn unbuilt(
             "this log driver: hoy has json-file and none; it",
         ),
         (some(host.device_requests.as_ref().map(Vec::len)), "--gpus"),
-        (!config.mac_address.is_empty(), "--mac-address"),
     ];
     if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
         return Err(Error::unavailable(what));
@@ -62,47 +56,6 @@ pub(crate) fn unbuilt(
             _ => return Err(Error::invalid(format!("invalid --security-opt: {option:?}"))),
         }
     }
-    networks(host, networking)
-}
-
-fn networks(host: &HostConfig, networking: Option<&NetworkingConfig>) -> Result<()> {
-    let mode = host.network_mode.as_str();
-    let known = matches!(mode, "" | "default" | "bridge" | "host" | "none")
-        || mode.starts_with("container:");
-    if !known {
-        return Err(Error::not_found(format!("network {mode} not found"))
-            .hint("user-defined networks are not available yet"));
-    }
-    let endpoints = networking.and_then(|networking| networking.endpoints_config.as_ref());
-    for (name, endpoint) in endpoints.into_iter().flatten() {
-        if !matches!(name.as_str(), "default" | "bridge" | "host" | "none") && name != mode {
-            return Err(Error::not_found(format!("network {name} not found"))
-                .hint("user-defined networks are not available yet"));
-        }
-        let fixed = endpoint.ipam_config.as_ref().is_some_and(|ipam| {
-            !ipam.ipv4_address.is_empty()
-                || !ipam.ipv6_address.is_empty()
-                || !ipam.link_local_ips.is_empty()
-        });
-        if fixed {
-            return Err(Error::invalid(
-                "invalid config for network bridge: invalid endpoint settings:\nuser specified IP \
-                 address is supported on user defined networks only",
-            ));
-        }
-        if endpoint.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
-            return Err(Error::invalid(
-                "invalid config for network bridge: invalid endpoint settings:\nnetwork-scoped \
-                 aliases are only supported for user-defined networks",
-            ));
-        }
-        if endpoint.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
-            return Err(Error::unavailable("--network driver-opt"));
-        }
-        if !endpoint.mac_address.is_empty() {
-            return Err(Error::unavailable("--mac-address"));
-        }
-    }
     Ok(())
 }
 
@@ -113,16 +66,13 @@ mod tests {
     #[test]
     fn the_default_request_passes_and_others_are_named() {
         let config = ContainerConfig::default();
-        unbuilt(&config, &HostConfig::default(), None).unwrap();
+        unbuilt(&config, &HostConfig::default()).unwrap();
         let host = HostConfig { volume_driver: "x".into(), ..HostConfig::default() };
-        let error = unbuilt(&config, &host, None).unwrap_err();
+        let error = unbuilt(&config, &host).unwrap_err();
         assert_eq!(error.to_string(), "--volume-driver is not available yet");
-        let host = HostConfig { network_mode: "mine".into(), ..HostConfig::default() };
-        let error = unbuilt(&config, &host, None).unwrap_err();
-        assert_eq!(error.kind(), hoy_types::ErrorKind::NotFound);
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
         assert_eq!(
-            unbuilt(&config, &host, None).unwrap_err().kind(),
+            unbuilt(&config, &host).unwrap_err().kind(),
             hoy_types::ErrorKind::InvalidParameter
         );
     }

@@ -41,13 +41,22 @@ pub enum LinkError {
 /// An answer that will come.
 pub type Answer = oneshot::Receiver<Reply>;
 
+/// An answer that will come with descriptors.
+pub type GivingAnswer = oneshot::Receiver<(Reply, Vec<OwnedFd>)>;
+
+/// Who awaits an answer. Whoever it is may have gone; the answer is then of no interest.
+enum Waiting {
+    Plain(oneshot::Sender<Reply>),
+    Giving(oneshot::Sender<(Reply, Vec<OwnedFd>)>),
+}
+
 /// One connection to one shim.
 pub struct ShimLink {
     /// The same socket, for waiting.
     ready: AsyncFd<OwnedFd>,
     connection: Connection,
     next: u32,
-    waiting: HashMap<u32, oneshot::Sender<Reply>>,
+    waiting: HashMap<u32, Waiting>,
 }
 
 impl ShimLink {
@@ -63,6 +72,24 @@ impl ShimLink {
         request: Request,
         descriptors: &[OwnedFd],
     ) -> Result<Answer, LinkError> {
+        let sequence = self.send(request, descriptors).await?;
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(sequence, Waiting::Plain(sender));
+        Ok(receiver)
+    }
+
+    /// Like `call`, for a request whose answer has descriptors.
+    pub async fn call_for_descriptors(
+        &mut self,
+        request: Request,
+    ) -> Result<GivingAnswer, LinkError> {
+        let sequence = self.send(request, &[]).await?;
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(sequence, Waiting::Giving(sender));
+        Ok(receiver)
+    }
+
+    async fn send(&mut self, request: Request, descriptors: &[OwnedFd]) -> Result<u32, LinkError> {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1).max(1);
         let call = Call { sequence, request };
@@ -76,19 +103,18 @@ impl ShimLink {
             }
         };
         tokio::time::timeout(SEND_DEADLINE, send).await.map_err(|_| LinkError::Late)??;
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.insert(sequence, sender);
-        Ok(receiver)
+        Ok(sequence)
     }
 
     /// The next thing that the shim says. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Incoming {
         loop {
             match self.connection.recv() {
-                Ok(Some((FromShim::Reply { sequence, reply }, _))) => {
-                    if let Some(sender) = self.waiting.remove(&sequence) {
-                        // Whoever asked may have gone; the answer is then of no interest.
-                        let _ = sender.send(reply);
+                Ok(Some((FromShim::Reply { sequence, reply }, descriptors))) => {
+                    match self.waiting.remove(&sequence) {
+                        Some(Waiting::Plain(sender)) => drop(sender.send(reply)),
+                        Some(Waiting::Giving(sender)) => drop(sender.send((reply, descriptors))),
+                        None => {}
                     }
                     return Incoming::Answered;
                 }

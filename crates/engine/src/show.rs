@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hoy_types::{Reference, Timestamp};
 use hoy_wire as wire;
 
+use crate::attachments::Attachment;
 use crate::engine::{Inner, now};
 use crate::error::{Error, Result};
 use crate::life::Phase;
@@ -95,41 +96,40 @@ fn mounts(record: &Record) -> Vec<wire::MountPoint> {
         .collect()
 }
 
-fn network_name(mode: &NetworkMode) -> Option<&'static str> {
-    match mode {
-        NetworkMode::Bridge => Some("bridge"),
-        NetworkMode::Host => Some("host"),
-        NetworkMode::None => Some("none"),
-        NetworkMode::Container(_) => None,
-    }
-}
-
 fn endpoints(inner: &Inner, record: &Record) -> BTreeMap<String, wire::EndpointSettings> {
-    let Some(name) = network_name(&record.network.mode) else { return BTreeMap::new() };
-    let letter = name.chars().next().unwrap_or('b');
-    let mut settings = wire::EndpointSettings::default();
-    if record.state.phase.is_alive() || record.network.endpoint.is_some() {
-        settings.network_id = inner.network_id(letter);
+    let predefined = |name: &str| {
+        let mut settings = wire::EndpointSettings::default();
+        if let (true, Ok(network)) = (record.state.phase.is_alive(), inner.networks.find(name)) {
+            settings.network_id.clone_from(&network.id);
+        }
+        BTreeMap::from([(name.to_owned(), settings)])
+    };
+    match record.network.mode {
+        NetworkMode::Host => return predefined("host"),
+        NetworkMode::None => return predefined("none"),
+        NetworkMode::Container(_) => return BTreeMap::new(),
+        NetworkMode::Networks => {}
     }
-    if let Some(endpoint) = &record.network.endpoint {
-        settings.endpoint_id.clone_from(&endpoint.id);
-        settings.gateway = endpoint.gateway.to_string();
-        settings.ip_address = endpoint.address.to_string();
-        settings.ip_prefix_len = endpoint.prefix.into();
-        settings.mac_address.clone_from(&endpoint.mac);
-    }
-    BTreeMap::from([(name.to_owned(), settings)])
+    let shown = |one: &Attachment| {
+        let name = match inner.networks.by_id(&one.network) {
+            Some(network) => network.name.clone(),
+            // Removed meanwhile.
+            None => one.network.clone(),
+        };
+        (name, inner.show_endpoint(record, one))
+    };
+    record.network.attachments.iter().map(shown).collect()
 }
 
 fn ports(record: &Record) -> wire::PortMap {
     let mut out = wire::PortMap::new();
-    if !record.state.phase.is_alive() || record.network.mode != NetworkMode::Bridge {
+    if !record.state.phase.is_alive() || record.network.mode != NetworkMode::Networks {
         return out;
     }
     for port in record.config.exposed_ports.keys() {
         out.insert(port.clone(), None);
     }
-    for port in record.network.endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+    for port in bound(record) {
         let binding = wire::PortBinding {
             host_ip: port.host_ip.to_string(),
             host_port: port.host_port.to_string(),
@@ -137,6 +137,10 @@ fn ports(record: &Record) -> wire::PortMap {
         out.entry(port.container.to_string()).or_default().get_or_insert_default().push(binding);
     }
     out
+}
+
+fn bound(record: &Record) -> impl Iterator<Item = &hoy_network::BoundPort> {
+    record.network.endpoints.iter().flat_map(|endpoint| &endpoint.ports)
 }
 
 fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
@@ -153,8 +157,11 @@ fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
         ports: Some(ports(record)),
         endpoint_id: bridge.endpoint_id,
         gateway: bridge.gateway,
+        global_ipv6_address: bridge.global_ipv6_address,
+        global_ipv6_prefix_len: bridge.global_ipv6_prefix_len,
         ip_address: bridge.ip_address,
         ip_prefix_len: bridge.ip_prefix_len,
+        ipv6_gateway: bridge.ipv6_gateway,
         mac_address: bridge.mac_address,
         networks: Some(endpoints),
         ..wire::NetworkSettings::default()
@@ -163,8 +170,8 @@ fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
 
 pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary {
     let mut ports = Vec::new();
-    if record.state.phase.is_alive() && record.network.mode == NetworkMode::Bridge {
-        for bound in record.network.endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+    if record.state.phase.is_alive() && record.network.mode == NetworkMode::Networks {
+        for bound in bound(record) {
             ports.push(wire::PortSummary {
                 ip: bound.host_ip.to_string(),
                 private_port: bound.container.port,
@@ -316,7 +323,12 @@ impl Filter {
     }
 
     /// Values of one filter: any; filters: all; labels: all of them.
-    pub fn admits(&self, record: &Record, image_names: &[Reference]) -> bool {
+    pub fn admits(
+        &self,
+        record: &Record,
+        image_names: &[Reference],
+        networks: &[(String, String)],
+    ) -> bool {
         let label = |value: &str| match value.split_once('=') {
             Some((key, value)) => record.labels().any(|(k, v)| k == key && v == value),
             None => record.labels().any(|(k, _)| k == value),
@@ -328,7 +340,15 @@ impl Filter {
             "exited" => {
                 record.state.phase == Phase::Exited && value.parse() == Ok(record.state.exit_code)
             }
-            "network" => network_name(&record.network.mode) == Some(value),
+            "network" => match record.network.mode {
+                NetworkMode::Host => value == "host",
+                NetworkMode::None => value == "none",
+                NetworkMode::Container(_) => false,
+                NetworkMode::Networks => networks.iter().any(|(id, name)| {
+                    (name == value || id.starts_with(value))
+                        && record.network.attachment(id).is_some()
+                }),
+            },
             "ancestor" => {
                 let wanted = value.parse::<Reference>().map(Reference::with_default_tag);
                 record.image.hex().starts_with(value.trim_start_matches("sha256:"))

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hoy_types::Timestamp;
 use hoy_wire as wire;
 use tokio::sync::broadcast;
 
@@ -10,7 +9,6 @@ use crate::engine::{Engine, host_name, now};
 use crate::error::{Error, Result, lost};
 use crate::events::Happening;
 use crate::life::Phase;
-use crate::record::NetworkMode;
 
 pub(crate) const ON_OVERLAY: &str = "The data root lies on overlayfs: no container can be started \
     there. Give the daemon a volume, a bind mount or a tmpfs for it";
@@ -140,69 +138,6 @@ impl Engine {
     /// Past events and those to come.
     pub fn events(&self) -> (Vec<Happening>, broadcast::Receiver<Happening>) {
         self.inner.journal.listen()
-    }
-
-    pub fn networks(&self) -> Vec<wire::NetworkInspect> {
-        let named = |name: &str, driver: &str| wire::NetworkInspect {
-            name: name.into(),
-            id: self.inner.network_id(name.chars().next().unwrap_or('b')),
-            created: Timestamp::from_nanos(0),
-            scope: "local".into(),
-            driver: driver.into(),
-            enable_ipv4: true,
-            ipam: wire::Ipam { driver: "default".into(), options: None, config: Some(Vec::new()) },
-            containers: Some(self.attached(name)),
-            options: Some(BTreeMap::new()),
-            labels: Some(BTreeMap::new()),
-            ..wire::NetworkInspect::default()
-        };
-        let mut bridge = named("bridge", "bridge");
-        if let Some(subnet) = self.inner.network.subnet() {
-            bridge.ipam.config = Some(vec![wire::IpamConfig {
-                subnet: format!("{}/{}", subnet.network(), subnet.prefix),
-                gateway: subnet.address.to_string(),
-                ..Default::default()
-            }]);
-        }
-        let settings = &self.inner.settings;
-        bridge.options = Some(
-            [
-                ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-                ("com.docker.network.bridge.enable_icc", settings.icc.to_string()),
-                ("com.docker.network.bridge.enable_ip_masquerade", settings.ip_masq.to_string()),
-                ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
-                ("com.docker.network.bridge.name", settings.bridge.clone()),
-                ("com.docker.network.driver.mtu", settings.mtu.to_string()),
-            ]
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-        );
-        vec![bridge, named("host", "host"), named("none", "null")]
-    }
-
-    fn attached(&self, network: &str) -> BTreeMap<String, wire::EndpointResource> {
-        let mut out = BTreeMap::new();
-        for handle in self.inner.registry.all() {
-            let record = handle.record();
-            let here = match network {
-                "bridge" => record.network.mode == NetworkMode::Bridge,
-                "host" => record.network.mode == NetworkMode::Host,
-                _ => record.network.mode == NetworkMode::None,
-            };
-            if !here || !record.state.phase.is_alive() {
-                continue;
-            }
-            let mut resource =
-                wire::EndpointResource { name: record.name.clone(), ..Default::default() };
-            if let Some(endpoint) = &record.network.endpoint {
-                resource.endpoint_id.clone_from(&endpoint.id);
-                resource.mac_address.clone_from(&endpoint.mac);
-                resource.ipv4_address = format!("{}/{}", endpoint.address, endpoint.prefix);
-            }
-            out.insert(record.id.to_string(), resource);
-        }
-        out
     }
 
     /// Ends the daemon; containers run on unless `clean`, which takes the network back and is

@@ -75,6 +75,12 @@ impl Socket {
     ) -> Result<usize, NetlinkError> {
         let mut single = wanted.iter();
         let filter = match (single.next(), single.next()) {
+            // The kernel's comparison of IPv6 addresses is the wrong way round (up to 6.18).
+            (Some(Stale::To { protocol, port, .. }), None) if family == INET6 => {
+                let address = Ipv6Addr::UNSPECIFIED.into();
+                Some(Stale::To { protocol: *protocol, address, port: *port })
+            }
+            (Some(Stale::AnsweredBy(_)), None) if family == INET6 => None,
             (Some(one), None) => Some(*one),
             _ => None,
         };

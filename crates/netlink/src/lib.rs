@@ -5,6 +5,7 @@
 //! which never looks beyond what arrived. Every wait has a deadline.
 
 pub mod conntrack;
+pub mod diag;
 mod message;
 pub mod nft;
 pub mod route;

@@ -325,15 +325,20 @@ impl Socket {
         }
         let end: String = name.chars().take(14).chain(['p']).collect();
         let mut message = Message::new();
-        message.begin(NEWLINK, MAKE, self.next_sequence(), &link_head(0, IFF_UP, IFF_UP));
+        message.begin(NEWLINK, MAKE, self.next_sequence(), &link_head(0, 0, 0));
         message.string(IFLA_IFNAME, name).nested(IFLA_LINKINFO, |info| {
             info.string(INFO_KIND, "veth");
             info.nested(INFO_DATA, |data| {
                 data.nested(VETH_PEER, |peer| {
-                    peer.raw(&link_head(0, IFF_UP, IFF_UP)).string(IFLA_IFNAME, &end);
+                    peer.raw(&link_head(0, 0, 0)).string(IFLA_IFNAME, &end);
                 });
             });
         });
+        // Neither end goes up before both are there.
+        for one in [&end, name] {
+            let head = link_head(0, IFF_UP, IFF_UP);
+            message.begin(NEWLINK, CHANGE, self.next_sequence(), &head).string(IFLA_IFNAME, one);
+        }
         self.transact("create an interface that leads nowhere", message, 0)
     }
 
@@ -357,6 +362,20 @@ impl Socket {
         self.change("set a link's address", &link_head(index, 0, 0), |message| {
             message.attribute(IFLA_ADDRESS, &mac);
         })
+    }
+
+    /// Tells the neighbours whose the link's addresses are now: for an address that somebody else
+    /// had before, with another hardware address. The kernel does it (gratuitous ARP, unsolicited
+    /// advertisements) when it is told the hardware address again. By the thread whose namespace
+    /// the link and the socket are in.
+    pub fn announce(&mut self, link: &Link) -> Result<(), NetlinkError> {
+        let Some(mac) = link.mac else { return Ok(()) };
+        for (family, setting) in [("ipv4", "arp_notify"), ("ipv6", "ndisc_notify")] {
+            // A family that is not there has no neighbours.
+            let path = format!("/proc/sys/net/{family}/conf/{}/{setting}", link.name);
+            let _ = std::fs::write(path, "1");
+        }
+        self.set_mac(link.index, mac)
     }
 
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
@@ -453,12 +472,31 @@ impl Socket {
         route: &Route,
         operation: &'static str,
     ) -> Result<(), NetlinkError> {
+        use rustix::io::Errno;
         let mut message = Message::new();
-        self.put_route(&mut message, kind, flags, route);
-        self.transact(operation, message, 0)
+        self.put_route(&mut message, kind, flags, route, false);
+        match self.transact(operation, message, 0) {
+            Err(error)
+                if kind == NEWROUTE
+                    && route.gateway.is_some()
+                    && error.is(&[Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL]) =>
+            {
+                let mut message = Message::new();
+                self.put_route(&mut message, kind, flags, route, true);
+                self.transact(operation, message, 0)
+            }
+            other => other,
+        }
     }
 
-    fn put_route(&mut self, message: &mut Message, kind: u16, flags: u16, route: &Route) {
+    fn put_route(
+        &mut self,
+        message: &mut Message,
+        kind: u16,
+        flags: u16,
+        route: &Route,
+        onlink: bool,
+    ) {
         const MAIN: u8 = 254;
         const BOOT: u8 = 3;
         const UNICAST: u8 = 1;
@@ -475,8 +513,8 @@ impl Socket {
         };
         let family = if v6 { INET6 } else { INET };
         let mut head = [family, prefix, 0, 0, MAIN, BOOT, scope, UNICAST, 0, 0, 0, 0];
-        if route.gateway.is_some() && kind == NEWROUTE {
-            // A gateway on the link needs no route of its own, whatever the link's networks.
+        if onlink {
+            // The gateway needs no route of its own.
             head[8..12].copy_from_slice(&ONLINK.to_ne_bytes());
         }
         message.begin(kind, REQUEST | ACK | flags, self.next_sequence(), &head);
@@ -513,7 +551,14 @@ impl Socket {
             }
         }
         for route in routes {
-            self.put_route(&mut message, NEWROUTE, CREATE | EXCL, route);
+            // Not for those that need none, so that `ip route` shows what Docker's shows.
+            let onlink = route.gateway.is_some_and(|gateway| {
+                !interfaces.iter().any(|interface| {
+                    interface.index == route.index
+                        && interface.addresses.iter().any(|(a, p)| within(gateway, *a, *p))
+                })
+            });
+            self.put_route(&mut message, NEWROUTE, CREATE | EXCL, route, onlink);
         }
         if message.count() == 0 {
             return Ok(());
@@ -558,6 +603,22 @@ impl Socket {
                 other => return other.map(|()| out),
             }
         }
+    }
+}
+
+/// Whether an address is in the network of another one.
+fn within(address: IpAddr, other: IpAddr, prefix: u8) -> bool {
+    let prefix = u32::from(prefix);
+    match (address, other) {
+        (IpAddr::V4(one), IpAddr::V4(two)) => {
+            let mask = u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0);
+            (u32::from(one) ^ u32::from(two)) & mask == 0
+        }
+        (IpAddr::V6(one), IpAddr::V6(two)) => {
+            let mask = u128::MAX.checked_shl(128 - prefix.min(128)).unwrap_or(0);
+            (u128::from(one) ^ u128::from(two)) & mask == 0
+        }
+        _ => false,
     }
 }
 

@@ -30,6 +30,8 @@ const CHANGED: u16 = 0x10;
 pub enum SocketKind {
     Route,
     Netfilter,
+    /// `sock_diag`.
+    Diagnosis,
 }
 
 /// A socket in the network namespace of the thread that opened it.
@@ -42,6 +44,24 @@ pub struct Socket {
 impl Socket {
     pub fn open(kind: SocketKind) -> Result<Self, NetlinkError> {
         Self::bound(kind, 0)
+    }
+
+    /// A socket that somebody kept: the kernel knows it as the one that it was.
+    pub fn from_kept(fd: OwnedFd, kind: SocketKind) -> Result<Self, NetlinkError> {
+        let operation = "take a kept netlink socket over";
+        let failed =
+            |errno: rustix::io::Errno| NetlinkError::Io { operation, source: errno.into() };
+        let domain = sockopt::socket_domain(&fd).map_err(failed)?;
+        let protocol = sockopt::socket_protocol(&fd).map_err(failed)?;
+        let wanted = match kind {
+            SocketKind::Route => None,
+            SocketKind::Netfilter => Some(netlink::NETFILTER),
+            SocketKind::Diagnosis => Some(netlink::SOCK_DIAG),
+        };
+        if domain != AddressFamily::NETLINK || protocol != wanted {
+            return Err(NetlinkError::garbled(operation));
+        }
+        Ok(Self { fd, sequence: 0 })
     }
 
     /// One that hears what the kernel says to a group (counted from 1, up to 32).
@@ -58,6 +78,7 @@ impl Socket {
             // Protocol 0.
             SocketKind::Route => None,
             SocketKind::Netfilter => Some(netlink::NETFILTER),
+            SocketKind::Diagnosis => Some(netlink::SOCK_DIAG),
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
@@ -185,7 +206,9 @@ impl Socket {
         Ok(())
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    /// To be kept by another process: what belongs to the socket stays its own as long as anybody
+    /// has it open.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 

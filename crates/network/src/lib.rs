@@ -1,67 +1,64 @@
-//! Room: the default bridge, addresses, ports, firewall: pure plans and their execution.
+//! Room: networks, addresses, names, ports, firewall: pure plans and their execution.
 //!
 //! Everything is netlink; no other program is executed, no table but our own is touched. The cost
 //! of a port is one map element, whatever is there already. It works in whatever network
 //! namespace the daemon runs in.
 
 mod address;
-mod bridge;
+mod dns;
 mod firewall;
+pub mod foreign;
+mod host;
+mod inside;
+pub mod keeper;
+mod networks;
 mod ports;
+mod sandbox;
+mod spec;
+mod watch;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
-use hoy_types::{ErrorKind, IdMaps, PortBinding, PortSpec};
-use serde::{Deserialize, Serialize};
+use hoy_types::ErrorKind;
 
-pub use address::Subnet;
-pub use bridge::{NetTicket, Network};
+pub use address::{BadCidr, Cidr, Claim, Pool, Supply, docker_supply, local_supply};
+pub use dns::{Dns, DnsClient, DnsSockets, EndpointNames, Forward, open_sockets};
+pub use firewall::{
+    ACCEPT_MARK, BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication, TABLE,
+    USER_TABLE,
+};
+pub use host::{Forwarding, parse_mac};
+pub use inside::open_sockets_in;
+pub use keeper::KeeperPlace;
+pub use networks::{Networks, Ticket};
+pub use ports::{BoundPort, Carrier, Families, Ports, Wanted};
+pub use sandbox::{Endpoint, EndpointSpec, SandboxSpec};
+pub use spec::{
+    BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec, PoolRequest, PoolSpec,
+    SpecError, is_interface_name,
+};
+pub use watch::Watcher;
 
-/// How the default bridge is to be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NetworkSettings {
-    pub bridge: String,
-    /// Fixed address and prefix, or the first pool that is free.
-    pub subnet: Option<Subnet>,
+/// How networks are to be on this host.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The default bridge; absent, there is none.
+    pub default: Option<NetworkRequest>,
+    /// Where networks take subnets from that name none.
+    pub supplies: Vec<Supply>,
     pub mtu: u32,
+    /// Forwarding is turned on where it is off.
     pub forward: bool,
-    pub masquerade: bool,
-    /// Containers on the bridge may talk to each other.
-    pub icc: bool,
-    /// Where ports are published that name no host address.
-    pub host_ip: Ipv4Addr,
-}
-
-/// What a container wants of the network.
-#[derive(Clone, Debug, Default)]
-pub struct EndpointSpec {
-    /// For messages: the container's name.
-    pub name: String,
-    pub ports: Vec<PortBinding>,
-    /// The ids of the user namespace that is to own the network; absent, it is the machine's.
-    pub owner: Option<IdMaps>,
-}
-
-/// What it got: kept with the container's record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// 64 hexadecimal digits.
-    pub id: String,
-    pub address: Ipv4Addr,
-    pub prefix: u8,
-    pub gateway: Ipv4Addr,
-    pub mac: String,
-    /// The host's end.
-    pub interface: String,
-    pub ports: Vec<BoundPort>,
-}
-
-/// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BoundPort {
-    pub container: PortSpec,
-    pub host_ip: Ipv4Addr,
-    pub host_port: u16,
+    /// Where ports are published that name no host address; unspecified: everywhere.
+    pub host_ip4: Ipv4Addr,
+    pub host_ip6: Ipv6Addr,
+    /// What the kernel cannot do is done by the helper.
+    pub proxied: bool,
+    /// Absent, this process holds the sockets of published ports.
+    pub keeper: Option<KeeperPlace>,
+    /// The host's own name servers, which no network is to hide.
+    pub resolv_conf: PathBuf,
 }
 
 /// What went wrong.
@@ -73,33 +70,52 @@ pub enum NetworkError {
     Io { operation: &'static str, source: std::io::Error },
     #[error("make a user namespace{limit}: {0}", limit = limit(.0))]
     Userns(std::io::Error),
-    #[error("no available IPv4 addresses on this network's address pools: bridge")]
-    Exhausted,
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("no available {family} addresses on this network's address pools: {network}")]
+    Exhausted { family: &'static str, network: String },
+    #[error("Address already in use")]
+    AddressInUse,
+    #[error("no configured subnet or ip-range contain the IP address {0}")]
+    Outside(IpAddr),
+    #[error("network {0} not found")]
+    NoNetwork(String),
+    #[error("network {0} has active endpoints")]
+    InUse(String),
     #[error(
-        "all predefined address pools have been fully subnetted or overlap a route of this host"
+        "the parent interface {0} does not exist: name one that this host has (`ip link`), or a \
+         sub-interface of one (eth0.50)"
     )]
-    NoPool,
+    NoParent(String),
     #[error(
-        "failed to set up container networking: driver failed programming external connectivity on \
-         endpoint {name} ({endpoint}): {reason}"
+        "driver failed programming external connectivity on endpoint {name} ({endpoint}): {reason}"
     )]
     Port { name: String, endpoint: String, reason: String },
-    #[error("publishing on the IPv6 address {0} is not available yet")]
-    Ipv6(IpAddr),
-    #[error("publishing SCTP ports is not available yet")]
-    Sctp,
 }
 
 impl NetworkError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Ipv6(_) | Self::Sctp => ErrorKind::NotImplemented,
+            Self::Spec(
+                SpecError::Overlap | SpecError::ManySubnets | SpecError::SameBridge { .. },
+            )
+            | Self::InUse(_)
+            | Self::AddressInUse => ErrorKind::Forbidden,
+            Self::Spec(_) | Self::Outside(_) | Self::NoParent(_) => ErrorKind::InvalidParameter,
+            Self::NoNetwork(_) => ErrorKind::NotFound,
             _ => ErrorKind::System,
         }
     }
 
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { operation, source }
+    }
+
+    pub(crate) fn address(why: Claim, address: IpAddr) -> Self {
+        match why {
+            Claim::Used => Self::AddressInUse,
+            Claim::Outside => Self::Outside(address),
+        }
     }
 }
 

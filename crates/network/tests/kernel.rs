@@ -3,22 +3,40 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use hoy_network::{EndpointSpec, NetTicket, Network, NetworkSettings};
+use hoy_network::{
+    Driver, Endpoint, EndpointSpec, Forwarding, NetworkRequest, Networks, PoolRequest, SandboxSpec,
+    Settings, Ticket,
+};
 use hoy_sys::process;
 
-fn settings() -> NetworkSettings {
-    NetworkSettings {
-        bridge: "hoy0".into(),
-        subnet: Some("10.99.0.1/24".parse().unwrap()),
+fn settings() -> Settings {
+    let options = [("com.docker.network.bridge.name".to_owned(), "hoy0".to_owned())];
+    Settings {
+        default: Some(NetworkRequest {
+            id: "b".repeat(64),
+            name: "bridge".into(),
+            driver: Driver::Bridge,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            options: options.into(),
+            pools: vec![PoolRequest {
+                subnet: Some("10.99.0.0/24".parse().unwrap()),
+                ..PoolRequest::default()
+            }],
+        }),
+        supplies: Vec::new(),
         mtu: 1500,
         forward: true,
-        masquerade: true,
-        icc: true,
-        host_ip: Ipv4Addr::UNSPECIFIED,
+        host_ip4: Ipv4Addr::UNSPECIFIED,
+        host_ip6: Ipv6Addr::UNSPECIFIED,
+        proxied: false,
+        keeper: None,
+        resolv_conf: "/dev/null".into(),
     }
 }
 
@@ -35,7 +53,7 @@ fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
 
 /// Runs something inside a container's namespace.
 fn inside<T: Send + 'static>(
-    ticket: &NetTicket,
+    ticket: &Ticket,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::thread::JoinHandle<T> {
     let netns = ticket.netns.try_clone().unwrap();
@@ -46,7 +64,7 @@ fn inside<T: Send + 'static>(
 }
 
 /// Answers `count` connections with the client's address.
-fn serve(ticket: &NetTicket, port: u16, count: usize) -> std::thread::JoinHandle<()> {
+fn serve(ticket: &Ticket, port: u16, count: usize) -> std::thread::JoinHandle<()> {
     let (ready, wait) = std::sync::mpsc::channel();
     let server = inside(ticket, move || {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
@@ -69,18 +87,23 @@ fn ask(address: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn spec(ports: &[&str]) -> EndpointSpec {
+fn spec(ports: &[&str]) -> SandboxSpec {
     let ports = ports.iter().flat_map(|text| hoy_types::parse_port_spec(text).unwrap()).collect();
-    EndpointSpec { name: "web".into(), ports, owner: None }
+    let endpoint = EndpointSpec { network: "b".repeat(64), ..EndpointSpec::default() };
+    SandboxSpec { name: "web".into(), endpoints: vec![endpoint], ports, ..SandboxSpec::default() }
+}
+
+fn address(ticket: &Ticket) -> IpAddr {
+    ticket.endpoints[0].v4.unwrap().address
 }
 
 #[test]
 fn published_ports_by_every_way() {
     in_own_namespace(|| {
-        let network = Network::open(settings(), &[], false).unwrap();
-        let one = network.connect(&spec(&["8080:80", "127.0.0.1:8081:81", "5353:53/udp"])).unwrap();
-        let two = network.connect(&spec(&[])).unwrap();
-        let address = |ticket: &NetTicket| ticket.endpoint.as_ref().unwrap().address;
+        let network =
+            Networks::open(settings(), Vec::new(), &[], Forwarding::default(), None).unwrap();
+        let one = network.sandbox(&spec(&["8080:80", "127.0.0.1:8081:81", "5353:53/udp"])).unwrap();
+        let two = network.sandbox(&spec(&[])).unwrap();
         assert_eq!(address(&one).to_string(), "10.99.0.2");
         assert_eq!(address(&two).to_string(), "10.99.0.3");
 
@@ -115,14 +138,14 @@ fn published_ports_by_every_way() {
         assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
         echo.join().unwrap();
 
-        let busy = network.connect(&spec(&["8080:80"])).unwrap_err().to_string();
+        let busy = network.sandbox(&spec(&["8080:80"])).unwrap_err().to_string();
         assert!(
             busy.ends_with("Bind for 0.0.0.0:8080 failed: port is already allocated"),
             "{busy}"
         );
-        network.release(one.endpoint.as_ref().unwrap());
+        network.release(&one.endpoints);
         assert!(ask("127.0.0.1:8080").is_err());
-        network.release(two.endpoint.as_ref().unwrap());
+        network.release(&two.endpoints);
         drop((one, two));
         network.clean().unwrap();
         let links = hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap().links();
@@ -133,14 +156,14 @@ fn published_ports_by_every_way() {
 #[test]
 fn a_daemon_that_died_is_succeeded() {
     in_own_namespace(|| {
-        let network = Network::open(settings(), &[], false).unwrap();
-        let one = network.connect(&spec(&["8080:80"])).unwrap();
-        let stale = network.connect(&spec(&["9090:90"])).unwrap();
-        let forwarding = network.forwarding();
-        let endpoint = one.endpoint.clone().unwrap();
-        drop(network);
         let network =
-            Network::open(settings(), std::slice::from_ref(&endpoint), forwarding).unwrap();
+            Networks::open(settings(), Vec::new(), &[], Forwarding::default(), None).unwrap();
+        let one = network.sandbox(&spec(&["8080:80"])).unwrap();
+        let stale = network.sandbox(&spec(&["9090:90"])).unwrap();
+        let forwarding = network.forwarding();
+        let endpoints: Vec<Endpoint> = one.endpoints.clone();
+        drop(network);
+        let network = Networks::open(settings(), Vec::new(), &endpoints, forwarding, None).unwrap();
         let server = serve(&one, 80, 1);
         assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.99.0.1");
         server.join().unwrap();
@@ -148,9 +171,9 @@ fn a_daemon_that_died_is_succeeded() {
         let ours = links.unwrap().iter().filter(|link| link.name.starts_with("hv")).count();
         assert_eq!(ours, 1, "the stale interface is gone");
         drop(stale);
-        assert!(network.connect(&spec(&["8080:80"])).is_err(), "the port is still reserved");
-        let next = network.connect(&spec(&["9090:90"])).unwrap();
-        assert_ne!(next.endpoint.as_ref().unwrap().address, endpoint.address);
+        assert!(network.sandbox(&spec(&["8080:80"])).is_err(), "the port is still reserved");
+        let next = network.sandbox(&spec(&["9090:90"])).unwrap();
+        assert_ne!(address(&next), address(&one));
         network.clean().unwrap();
     });
 }

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, socketpair,
@@ -15,7 +16,10 @@ use rustix::net::{
 
 use crate::Error;
 use crate::codec::{self, Received};
-use crate::message::{Call, FromShim};
+use crate::message::{Call, FromShim, Reply, Request};
+
+/// How long a shim may take to say what it keeps, where nobody else can do anything meanwhile.
+const KEPT_ANSWER: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The shim's program, in memory: no file that a container could reach or an upgrade replace.
 #[derive(Debug)]
@@ -138,6 +142,26 @@ pub fn find(exec_root: &Path, id: &str) -> Result<Option<Connection>, Error> {
         return Err(Error::Peer);
     }
     Connection::new(socket).map(Some)
+}
+
+/// What a shim keeps under a name, for a daemon that has no tasks yet. Nothing if it is not there,
+/// stopped, or of a version that keeps nothing.
+pub fn kept(exec_root: &Path, id: &str, name: &str) -> Result<Vec<OwnedFd>, Error> {
+    let Some(connection) = find(exec_root, id)? else { return Ok(Vec::new()) };
+    let call = Call { sequence: 1, request: Request::Kept { name: name.to_owned() } };
+    connection.send(&call, &[])?;
+    let started = std::time::Instant::now();
+    while let Some(left) = KEPT_ANSWER.checked_sub(started.elapsed()) {
+        let mut fds = [PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN)];
+        let deadline = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+        poll(&mut fds, Some(&deadline))
+            .map_err(|errno| Error::io("wait for a shim")(errno.into()))?;
+        if let Some((FromShim::Reply { reply: Reply::Kept, .. }, descriptors)) = connection.recv()?
+        {
+            return Ok(descriptors);
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// The ids of all shims that have a socket.

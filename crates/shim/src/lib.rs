@@ -9,6 +9,7 @@ mod codec;
 mod execs;
 pub mod external;
 mod held;
+mod kept;
 mod log;
 pub mod message;
 mod program;

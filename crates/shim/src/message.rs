@@ -10,7 +10,9 @@ use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change that an older peer could not read.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
+/// The first version that knows `Keep` and `Kept`; an older shim hangs up on what it cannot read.
+pub const KEEPS_SINCE: u32 = 5;
 
 /// A request with the number that its answer repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +57,15 @@ pub enum Request {
     Release,
     /// New limits for the running container: all of them.
     Update(Box<hoy_cgroup::Limits>),
+    /// Descriptors: up to eight, to be held open for the daemon to come, as long as the container
+    /// runs. They replace what was kept under that name; none: forgets it.
+    Keep {
+        name: String,
+    },
+    /// Answered by `Reply::Kept`.
+    Kept {
+        name: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,6 +136,8 @@ pub enum Reply {
         started_at: i64,
     },
     Failed(Failure),
+    /// Descriptors: others of the same files, none if nothing is kept under that name.
+    Kept,
 }
 
 /// What a request failed at.

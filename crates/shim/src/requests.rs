@@ -49,6 +49,13 @@ impl Shim {
                 Container::Running(alive) => done(alive.running.update(&limits)),
                 _ => not_running(),
             },
+            Request::Keep { name } => match &self.container {
+                // What it serves is gone: kept, it would hold the network namespace open.
+                Container::Exited { .. } => not_running(),
+                _ if self.kept.keep(name, descriptors) => Reply::Done,
+                _ => failed(FailureReason::State, "too much to keep"),
+            },
+            Request::Kept { .. } => Reply::Kept,
         }
     }
 

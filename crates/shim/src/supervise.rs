@@ -19,7 +19,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use crate::codec::{self, Received};
 use crate::execs::{Execs, State};
 use crate::held::Held;
-use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim};
+use crate::kept::Kept;
+use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim, Request};
 use crate::session::{CHUNK, Exit, Note, Session, Slot};
 
 /// After this long without anything to do the buffer for reading is given back.
@@ -41,6 +42,7 @@ pub(crate) struct Shim {
     /// Clients that came before the start.
     pub waiting: Vec<(OwnedFd, AttachRequest)>,
     pub execs: Execs,
+    pub kept: Kept,
     /// Tells of children that have ended, where an external runtime leaves some to us.
     pub children: Option<File>,
     pub state_dir: PathBuf,
@@ -97,6 +99,7 @@ impl Shim {
             session: None,
             waiting: Vec::new(),
             execs: Execs::default(),
+            kept: Kept::default(),
             children: None,
             state_dir: PathBuf::new(),
             released: false,
@@ -298,18 +301,24 @@ impl Shim {
         let Some(control) = &self.control else { return };
         match codec::receive::<Call>(control.as_fd()) {
             Ok(Received::Message(call, descriptors)) => {
+                let kept = match &call.request {
+                    Request::Kept { name } => Some(name.clone()),
+                    _ => None,
+                };
                 let reply = self.answer(call.request, descriptors);
-                self.send(&FromShim::Reply { sequence: call.sequence, reply });
+                let message = FromShim::Reply { sequence: call.sequence, reply };
+                self.send(&message, kept.as_deref());
             }
             Ok(Received::Nothing) => {}
             Ok(Received::Closed) | Err(_) => self.control = None,
         }
     }
 
-    /// Whether it is on its way to a daemon.
-    fn send(&mut self, message: &FromShim) -> bool {
+    /// Whether it is on its way to a daemon, together with what is kept under a name.
+    fn send(&mut self, message: &FromShim, kept: Option<&str>) -> bool {
         let Some(control) = &self.control else { return false };
-        let sent = matches!(codec::send(control.as_fd(), message, &[]), Ok(true));
+        let descriptors = kept.map_or_else(Vec::new, |name| self.kept.get(name));
+        let sent = matches!(codec::send(control.as_fd(), message, &descriptors), Ok(true));
         if !sent {
             // A daemon that does not read is as good as none: it will ask again.
             self.control = None;
@@ -318,7 +327,7 @@ impl Shim {
     }
 
     fn tell(&mut self, event: Event) -> bool {
-        self.send(&FromShim::Event(event))
+        self.send(&FromShim::Event(event), None)
     }
 
     /// After each round: what has ended is told.
@@ -405,6 +414,7 @@ impl Shim {
         self.tell_dropped();
         let remains = Some(alive.running);
         self.container = Container::Exited { record: record.clone(), remains };
+        self.kept.forget();
         self.tell(Event::Exited(record));
     }
 

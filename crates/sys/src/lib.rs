@@ -5,6 +5,8 @@
 
 pub mod apart;
 pub mod bpf;
+pub mod datagram;
+pub mod datagrams;
 pub mod exec;
 pub mod mount;
 pub mod process;

@@ -25,6 +25,8 @@ pub enum PortError {
     Host(String),
     #[error("invalid IP address: {0}")]
     Address(String),
+    #[error("invalid IP address {0}: address {0}:: {1}")]
+    Brackets(String, &'static str),
     #[error("no port specified: {0}<empty>")]
     Empty(String),
     #[error("invalid ranges specified for container and host Ports: {0} and {1}")]
@@ -75,7 +77,7 @@ impl FromStr for PortSpec {
             Some((port, protocol)) => (port, protocol.parse()?),
             None => (text, Protocol::Tcp),
         };
-        let port = parse_port(port).ok_or_else(|| PortError::Container(port.to_owned()))?;
+        let port = parse_port_number(port).map_err(|_| PortError::Container(port.to_owned()))?;
         Ok(Self { port, protocol })
     }
 }
@@ -102,38 +104,86 @@ pub struct PortBinding {
     pub host_ports: Option<(u16, u16)>,
 }
 
-fn parse_port(text: &str) -> Option<u16> {
-    if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
+/// Why a text is no range of ports, in the words of Docker's parser.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    #[error("empty string specified for ports")]
+    Empty,
+    #[error("strconv.ParseUint: parsing {0:?}: invalid syntax")]
+    Syntax(String),
+    #[error("strconv.ParseUint: parsing {0:?}: value out of range")]
+    TooLarge(String),
+    #[error("invalid range specified for port: {0}")]
+    Reversed(String),
 }
 
-fn parse_range(text: &str) -> Option<(u16, u16)> {
-    match text.split_once('-') {
-        Some((first, last)) => {
-            let (first, last) = (parse_port(first)?, parse_port(last)?);
-            (first <= last).then_some((first, last))
-        }
-        None => parse_port(text).map(|port| (port, port)),
+/// A port as Docker's parser takes it: digits and nothing else.
+pub fn parse_port_number(text: &str) -> Result<u16, RangeError> {
+    if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
+        return Err(RangeError::Syntax(text.to_owned()));
+    }
+    text.parse().map_err(|_| RangeError::TooLarge(text.to_owned()))
+}
+
+/// `80` or `80-90`. A second dash and what follows it is not looked at.
+pub fn parse_port_range(text: &str) -> Result<(u16, u16), RangeError> {
+    if text.is_empty() {
+        return Err(RangeError::Empty);
+    }
+    let mut parts = text.split('-');
+    let first = parse_port_number(parts.next().unwrap_or_default())?;
+    let last = match parts.next() {
+        Some(last) => parse_port_number(last)?,
+        None => first,
+    };
+    if last < first {
+        return Err(RangeError::Reversed(text.to_owned()));
+    }
+    Ok((first, last))
+}
+
+/// Takes `80/udp` apart into `80` and `udp`; without a protocol it is TCP.
+pub fn split_protocol(text: &str) -> (&str, &str) {
+    let mut parts = text.split('/');
+    match (parts.next().unwrap_or_default(), parts.next()) {
+        ("", _) => ("", ""),
+        (port, None | Some("")) => (port, "tcp"),
+        (port, Some(protocol)) => (port, protocol),
+    }
+}
+
+/// The host's address in a `-p` value as it was written, without brackets.
+pub fn written_address(text: &str) -> Result<&str, PortError> {
+    let (address, ..) = split_parts(text);
+    if !address.starts_with('[') {
+        return Ok(address);
+    }
+    let bad = |reason| Err(PortError::Brackets(address.to_owned(), reason));
+    match address[1..].split_once(']') {
+        None => bad("missing ']' in address"),
+        Some((_, rest)) if rest.starts_with(':') => bad("too many colons in address"),
+        Some((_, rest)) if !rest.is_empty() => bad("missing port in address"),
+        Some((inside, _)) if inside.contains('[') => bad("unexpected '[' in address"),
+        Some((inside, _)) => Ok(inside),
     }
 }
 
 /// Parses one `-p` value into the bindings it stands for.
 pub fn parse_port_spec(text: &str) -> Result<Vec<PortBinding>, PortError> {
-    let (rest, protocol) = match text.rsplit_once('/') {
-        Some((rest, protocol)) => (rest, protocol.parse()?),
-        None => (text, Protocol::Tcp),
+    let (_, host, container) = split_parts(text);
+    let (container, protocol) = split_protocol(container);
+    let host_ip = match written_address(text)? {
+        "" => None,
+        ip => Some(ip.parse().map_err(|_| PortError::Address(ip.to_owned()))?),
     };
-    let (ip, host, container) = split_parts(rest)?;
     if container.is_empty() {
-        return Err(PortError::Empty(rest.to_owned()));
+        return Err(PortError::Empty(text.to_owned()));
     }
     let (first, last) =
-        parse_range(container).ok_or_else(|| PortError::Container(container.to_owned()))?;
+        parse_port_range(container).map_err(|_| PortError::Container(container.to_owned()))?;
     let host_range = match host {
         "" => None,
-        host => Some(parse_range(host).ok_or_else(|| PortError::Host(host.to_owned()))?),
+        host => Some(parse_port_range(host).map_err(|_| PortError::Host(host.to_owned()))?),
     };
     if let Some((host_first, host_last)) = host_range {
         let equal = host_last - host_first == last - first;
@@ -141,10 +191,7 @@ pub fn parse_port_spec(text: &str) -> Result<Vec<PortBinding>, PortError> {
             return Err(PortError::Ranges(container.to_owned(), host.to_owned()));
         }
     }
-    let host_ip = match ip {
-        "" => None,
-        ip => Some(ip.parse().map_err(|_| PortError::Address(ip.to_owned()))?),
-    };
+    let protocol = protocol.parse()?;
     let one = |index: u16| PortBinding {
         container: PortSpec { port: first + index, protocol },
         host_ip,
@@ -159,22 +206,14 @@ pub fn parse_port_spec(text: &str) -> Result<Vec<PortBinding>, PortError> {
     Ok((0..=last - first).map(one).collect())
 }
 
-fn split_parts(rest: &str) -> Result<(&str, &str, &str), PortError> {
-    if let Some(after) = rest.strip_prefix('[') {
-        let bad = || PortError::Address(rest.to_owned());
-        let (ip, ports) = after.split_once(']').ok_or_else(bad)?;
-        let ports = ports.strip_prefix(':').ok_or_else(bad)?;
-        let (host, container) = ports.split_once(':').unwrap_or(("", ports));
-        return Ok((ip, host, container));
-    }
-    // From the end: whatever is before two ports must be an address.
-    let parts: Vec<&str> = rest.rsplitn(3, ':').collect();
-    Ok(match parts.as_slice() {
-        [container] => ("", "", container),
-        [container, host] => ("", host, container),
+/// From the end: whatever is before two ports must be an address.
+fn split_parts(text: &str) -> (&str, &str, &str) {
+    let parts: Vec<&str> = text.rsplitn(3, ':').collect();
+    match parts.as_slice() {
         [container, host, ip] => (ip, host, container),
-        _ => return Err(PortError::Address(rest.to_owned())),
-    })
+        [container, host] => ("", host, container),
+        _ => ("", "", text),
+    }
 }
 
 #[cfg(test)]
@@ -199,12 +238,48 @@ mod tests {
     }
 
     #[test]
+    fn as_dockers_parser_words_it() {
+        let says = |text: &str| parse_port_spec(text).unwrap_err().to_string();
+        for (text, words) in [
+            ("", "no port specified: <empty>"),
+            ("80:/tcp", "no port specified: 80:/tcp<empty>"),
+            ("80/xyz", "invalid proto: xyz"),
+            ("bogus/xyz", "invalid containerPort: bogus"),
+            ("82-80", "invalid containerPort: 82-80"),
+            ("1.2.3.4:80", "invalid hostPort: 1.2.3.4"),
+            ("host:80:80", "invalid IP address: host"),
+            ("[::1]:80", "invalid IP address [:: address [::: missing ']' in address"),
+            ("[::1]x:80:80", "invalid IP address [::1]x: address [::1]x:: missing port in address"),
+            (
+                "8000-8001:80-82",
+                "invalid ranges specified for container and host Ports: 80-82 and 8000-8001",
+            ),
+        ] {
+            assert_eq!(says(text), words, "{text}");
+        }
+        assert_eq!(written_address("[0:0::1]:80:80"), Ok("0:0::1"));
+        assert_eq!(parse_port_spec("8080:80/tcp/udp").unwrap()[0].container.to_string(), "80/tcp");
+        assert_eq!(parse_port_spec("80/").unwrap()[0].container.to_string(), "80/tcp");
+        assert_eq!(parse_port_spec("[]:80:80").unwrap()[0].host_ip, None);
+        let range = |text: &str| parse_port_range(text).map_err(|error| error.to_string());
+        assert_eq!(range("80-82-84"), Ok((80, 82)));
+        assert_eq!(
+            range("99999").unwrap_err(),
+            "strconv.ParseUint: parsing \"99999\": value out of range"
+        );
+        assert_eq!(range("82-80").unwrap_err(), "invalid range specified for port: 82-80");
+    }
+
+    #[test]
     fn refused() {
         for bad in [
             "",
             "a",
             "80/xyz",
             "1:2:3:4",
+            "[::1]:80",
+            "[fe80::1%eth0]:80:80",
+            "010.0.0.1:80:80",
             "99999",
             "8080:",
             "3000-3002:80-81",

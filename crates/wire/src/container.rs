@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::go::{is_default, nullable, optional_string_or_list, string_or_list};
+use crate::go::{is_default, nullable, nullable_values, optional_string_or_list, string_or_list};
 use crate::{Empty, PortMap};
 
 /// `container.CreateRequest`.
@@ -445,6 +445,7 @@ pub struct MountDriver {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetworkingConfig {
+    #[serde(deserialize_with = "nullable_values")]
     pub endpoints_config: Option<BTreeMap<String, EndpointSettings>>,
 }
 

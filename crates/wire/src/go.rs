@@ -1,5 +1,7 @@
 //! How Go's encoder and decoder treat what is empty, null or of two shapes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer};
 
 /// `null` leaves a field at its zero value.
@@ -9,6 +11,19 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A map of pointers: `null` in it is an empty value.
+pub(crate) fn nullable_values<'de, D, T>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    let map = Option::<BTreeMap<String, Option<T>>>::deserialize(deserializer)?;
+    Ok(map
+        .map(|map| map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()))
 }
 
 /// `omitempty`.

@@ -11,6 +11,7 @@ mod go;
 mod image;
 mod inspect;
 mod network;
+mod prune;
 mod system;
 mod volume;
 
@@ -24,6 +25,7 @@ pub use exec::*;
 pub use image::*;
 pub use inspect::*;
 pub use network::*;
+pub use prune::*;
 pub use system::*;
 pub use volume::*;
 

@@ -155,3 +155,43 @@ pub struct NetworkDisconnectRequest {
 pub struct NetworkPruneResponse {
     pub networks_deleted: Option<Vec<String>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bodies as docker-py 7 sends them.
+    #[test]
+    fn bodies_of_another_client() {
+        let create: NetworkCreateRequest = serde_json::from_str(
+            r#"{"Name": "n1", "Driver": "bridge", "Options": {"a": "b"}, "IPAM": {"Driver": "default", "Config": [{"Subnet": "192.168.52.0/24", "IPRange": null, "Gateway": "192.168.52.254", "AuxiliaryAddresses": {"a": "192.168.52.9"}}]}, "CheckDuplicate": true, "Labels": {"l": "v"}, "Internal": true, "Attachable": true, "Scope": "local"}"#,
+        )
+        .unwrap();
+        let pool = create.ipam.unwrap().config.unwrap().remove(0);
+        assert_eq!((pool.ip_range.as_str(), pool.auxiliary_addresses.len()), ("", 1));
+        assert!(create.internal && create.enable_ipv4.is_none() && create.config_from.is_none());
+        let bare: NetworkCreateRequest =
+            serde_json::from_str(r#"{"Name": "n2", "IPAM": null, "Options": null}"#).unwrap();
+        assert_eq!(bare, NetworkCreateRequest { name: "n2".into(), ..Default::default() });
+        let connect: NetworkConnectRequest = serde_json::from_str(
+            r#"{"Container": "c", "EndpointConfig": {"Aliases": ["x"], "Links": ["a:b"], "MacAddress": "02:42:ac:11:00:05", "IPAMConfig": {"IPv4Address": "192.168.52.7", "LinkLocalIPs": ["169.254.1.1"]}, "DriverOpts": {"q": "r"}}}"#,
+        )
+        .unwrap();
+        let endpoint = connect.endpoint_config.unwrap();
+        assert_eq!(endpoint.ipam_config.unwrap().link_local_ips, ["169.254.1.1"]);
+        assert_eq!(endpoint.aliases.unwrap(), ["x"]);
+        let wanted: crate::NetworkingConfig = serde_json::from_str(
+            r#"{"EndpointsConfig": {"n1": {"Aliases": ["foo"]}, "n2": {}, "n3": null}}"#,
+        )
+        .unwrap();
+        assert_eq!(wanted.endpoints_config.unwrap().len(), 3);
+    }
+
+    /// As Docker's engine writes it, to the order of the keys.
+    #[test]
+    fn shown_field_by_field() {
+        let text = r#"{"Name":"a","Id":"86f1","Created":"2026-11-21T11:35:44.724338008Z","Scope":"local","Driver":"bridge","EnableIPv4":true,"EnableIPv6":false,"IPAM":{"Driver":"default","Options":null,"Config":[{"Subnet":"172.18.0.0/16","Gateway":"172.18.0.1"}]},"Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":{},"Options":{},"Labels":{}}"#;
+        let network: NetworkInspect = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&network).unwrap(), text);
+    }
+}

@@ -186,13 +186,16 @@ pub fn port(app: &App<'_>) -> Result<u8> {
         join(ip, binding["HostPort"].as_str().unwrap_or_default())
     };
     let mut out = Vec::new();
-    if app.args().len() == 2 {
+    if !app.arg(1).is_empty() {
         let wanted = app.arg(1);
-        let spec: hoy_types::PortSpec =
-            wanted.parse().map_err(|_| Failure::new(format!("Error: invalid port ({wanted})")))?;
-        let found = ports.and_then(|all| all.get(&spec.to_string())).and_then(Value::as_array);
-        let found = found.filter(|bindings| !bindings.is_empty()).ok_or_else(|| {
-            Failure::new(format!("Error: No public port '{spec}' published for {}", app.arg(0)))
+        let (port, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+        hoy_types::parse_port_number(port)
+            .map_err(|error| Failure::new(format!("Error: invalid port ({port}): {error}")))?;
+        let protocol = if protocol.is_empty() { "tcp" } else { protocol };
+        let found = ports.and_then(|all| all.get(&format!("{port}/{protocol}")));
+        let found = found.and_then(Value::as_array).filter(|bindings| !bindings.is_empty());
+        let found = found.ok_or_else(|| {
+            Failure::new(format!("Error: No public port '{wanted}' published for {}", app.arg(0)))
         })?;
         out.extend(found.iter().map(|binding| (0, line(binding))));
     } else {

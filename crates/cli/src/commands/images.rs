@@ -64,6 +64,7 @@ pub fn list(app: &App<'_>) -> Result<u8> {
         columns,
         headers: IMAGE,
         key: "ID",
+        raw: &[],
     };
     print(&render(&listing, &rows)?).map(|()| 0)
 }
@@ -330,6 +331,7 @@ pub fn history(app: &App<'_>) -> Result<u8> {
         columns: &["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
         headers: HISTORY,
         key: "ID",
+        raw: &[],
     };
     print(&render(&listing, &rows)?).map(|()| 0)
 }

@@ -19,6 +19,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Image => "image",
+            Self::Network => "network",
+            Self::Volume => "volume",
+        }
+    }
+
     fn path(self, name: &str) -> String {
         let name = segment(name);
         match self {
@@ -52,7 +61,9 @@ pub fn any(app: &App<'_>) -> Result<u8> {
 /// Documents of the arguments, which are of one of these kinds.
 pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
     let format = app.flags.text("format");
-    let text = if format == "json" { "{{json .}}" } else { format };
+    // The word alone is not `{{json .}}` but the plain answer, in one line.
+    let in_one_line = format == "json";
+    let text = if in_one_line { "" } else { format };
     if !text.is_empty() {
         template::check(text)?;
     }
@@ -64,7 +75,9 @@ pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
             Err(message) => failures.push(message),
         }
     }
-    if text.is_empty() {
+    if in_one_line {
+        print(&format!("{}\n", Value::Array(documents)))?;
+    } else if text.is_empty() {
         print(&pretty(&documents)?)?;
     } else {
         let lines = template::lines(text, &documents, Missing::Document)?;
@@ -79,9 +92,18 @@ pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
 
 /// Tries one kind after the other; the inner error is for this name only.
 fn find(app: &App<'_>, name: &str, kinds: &[Kind]) -> Result<std::result::Result<Value, String>> {
+    let name = name.trim();
     for kind in kinds {
+        if name.is_empty() && *kind == Kind::Image {
+            return Ok(Err("Error: No such image: ".to_owned()));
+        }
+        if name.is_empty() {
+            return Ok(Err(format!("invalid {} name or ID: value is empty", kind.name())));
+        }
         let request = app.client.get(kind.path(name));
         let request = request.switch("size", *kind == Kind::Container && app.flags.switch("size"));
+        let verbose = *kind == Kind::Network && app.flags.switch("verbose");
+        let request = request.given("verbose", if verbose { "true" } else { "" });
         match request.fetch() {
             Ok(document) => return Ok(Ok(document)),
             Err(ClientError::Api(error)) if kinds.len() > 1 && error.status == 404 => {}

@@ -1,4 +1,4 @@
-//! `ps` and `network ls`.
+//! `ps`, and what lists share.
 
 use serde_json::{Value, json};
 
@@ -27,6 +27,20 @@ const CONTAINER: &Headers = &[
     ("Platform", "PLATFORM"),
 ];
 
+/// Lines of `--format raw`; the last one is shown with sizes.
+const RAW: &[(&str, &str)] = &[
+    ("container_id", "ID"),
+    ("image", "Image"),
+    ("command", "Command"),
+    ("created_at", "CreatedAt"),
+    ("state", "State"),
+    ("status", "Status"),
+    ("names", "Names"),
+    ("labels", "Labels"),
+    ("ports", "Ports"),
+    ("size", "Size"),
+];
+
 /// What a template means, before any request is made for it.
 pub fn format_of(app: &App<'_>, setting: &str) -> Result<String> {
     let mut format = app.flags.text("format").to_owned();
@@ -35,7 +49,8 @@ pub fn format_of(app: &App<'_>, setting: &str) -> Result<String> {
     }
     let text = format.strip_prefix("table ").unwrap_or(&format);
     if !matches!(text, "" | "table" | "json" | "raw") {
-        template::check(text)?;
+        // A wrong format of a list is a failure like any other; of a document it is wrong use.
+        template::check(text).map_err(|failure| failure.with_code(1))?;
     }
     Ok(format)
 }
@@ -70,6 +85,7 @@ pub fn containers(app: &App<'_>) -> Result<u8> {
         columns: &columns,
         headers: CONTAINER,
         key: "ID",
+        raw: if size { RAW } else { &RAW[..RAW.len() - 1] },
     };
     print(&render(&listing, &rows)?).map(|()| 0)
 }
@@ -207,53 +223,6 @@ fn ports(ports: &Value) -> String {
     out.extend(groups.into_iter().map(|(key, first, last)| shown(key, first, last)));
     out.extend(moved);
     out.join(", ")
-}
-
-const NETWORK: &Headers = &[
-    ("ID", "NETWORK ID"),
-    ("Name", "NAME"),
-    ("Driver", "DRIVER"),
-    ("Scope", "SCOPE"),
-    ("IPv4", "IPV4"),
-    ("IPv6", "IPV6"),
-    ("Internal", "INTERNAL"),
-    ("Labels", "LABELS"),
-    ("CreatedAt", "CREATED AT"),
-];
-
-pub fn networks(app: &App<'_>) -> Result<u8> {
-    let flags = app.flags;
-    let format = format_of(app, "networksFormat")?;
-    let request = app.client.get("/networks");
-    let answer = request.given("filters", &filters(flags.list("filter"))).fetch()?;
-    let mut all: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
-    all.sort_by_key(|network| text(network, "Name"));
-    let rows: Vec<Value> = all
-        .into_iter()
-        .map(|network| {
-            let id = text(network, "Id");
-            let created: Option<hoy_types::Timestamp> = text(network, "Created").parse().ok();
-            json!({
-                "CreatedAt": created.map(|t| human::date_nano(t.nanos())).unwrap_or_default(),
-                "Driver": text(network, "Driver"),
-                "ID": if flags.switch("no-trunc") { id } else { short(id) },
-                "IPv4": (network["EnableIPv4"] != false).to_string(),
-                "IPv6": (network["EnableIPv6"] == true).to_string(),
-                "Internal": (network["Internal"] == true).to_string(),
-                "Labels": labels(&network["Labels"]),
-                "Name": text(network, "Name"),
-                "Scope": text(network, "Scope"),
-            })
-        })
-        .collect();
-    let listing = Listing {
-        format: &format,
-        quiet: flags.switch("quiet"),
-        columns: &["ID", "Name", "Driver", "Scope"],
-        headers: NETWORK,
-        key: "ID",
-    };
-    print(&render(&listing, &rows)?).map(|()| 0)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod images;
 mod inspect;
 mod list;
 mod logs;
+mod networks;
 mod run;
 mod system;
 
@@ -145,7 +146,12 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "image inspect" => inspect::inspect(&app, &[inspect::Kind::Image]),
         "network inspect" => inspect::inspect(&app, &[inspect::Kind::Network]),
         "inspect" => inspect::any(&app),
-        "network ls" => list::networks(&app),
+        "network create" => networks::create(&app),
+        "network ls" => networks::list(&app),
+        "network rm" => networks::remove(&app),
+        "network prune" => networks::prune(&app),
+        "network connect" => networks::connect(&app),
+        "network disconnect" => networks::disconnect(&app),
         "version" => system::version(&app),
         "system info" => system::info(&app),
         "system events" => system::events(&app),
@@ -153,20 +159,42 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
     }
 }
 
-/// Names that may complete an argument of a command.
-pub fn names_for(canonical: &str) -> Vec<String> {
+/// Of which objects names may complete a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names<'a> {
+    Images,
+    Containers,
+    Networks,
+    /// Those of one network.
+    ContainersIn(&'a str),
+}
+
+/// What there is by these names.
+pub fn names(of: Names<'_>) -> Vec<String> {
     let endpoint = std::env::var("HOY_HOST").or_else(|_| std::env::var("DOCKER_HOST"));
     let endpoint = endpoint.unwrap_or_else(|_| connect::DEFAULT.to_owned());
     let Ok(endpoint) = hoy_client::Endpoint::parse(&endpoint) else { return Vec::new() };
     let client = Client::new(endpoint);
-    let images = canonical.starts_with("image ")
-        || matches!(canonical, "container run" | "container create");
-    let path = if images { "/images/json" } else { "/containers/json?all=1" };
+    let path = match of {
+        Names::Images => "/images/json".to_owned(),
+        Names::Containers => "/containers/json?all=1".to_owned(),
+        Names::Networks => "/networks".to_owned(),
+        Names::ContainersIn(network) => format!("/networks/{}", segment(network)),
+    };
     let Ok(answer) = client.get(path).fetch() else { return Vec::new() };
-    let field = if images { "RepoTags" } else { "Names" };
     let rows = answer.as_array().into_iter().flatten();
-    rows.flat_map(|row| row[field].as_array().into_iter().flatten())
-        .filter_map(|name| name.as_str())
-        .map(|name| name.trim_start_matches('/').to_owned())
-        .collect()
+    let listed = |field: &'static str| {
+        rows.clone().flat_map(move |row| row[field].as_array().into_iter().flatten())
+    };
+    let found: Vec<&serde_json::Value> = match of {
+        Names::Images => listed("RepoTags").collect(),
+        Names::Containers => listed("Names").collect(),
+        Names::Networks => rows.clone().map(|row| &row["Name"]).collect(),
+        Names::ContainersIn(_) => {
+            let inside = answer["Containers"].as_object().into_iter().flatten();
+            inside.map(|(_, about)| &about["Name"]).collect()
+        }
+    };
+    let found = found.into_iter().filter_map(|name| name.as_str());
+    found.map(|name| name.trim_start_matches('/').to_owned()).collect()
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{App, segment};
 use crate::create::{self, Attached};
 use crate::failure::{Failure, Result};
+use crate::networking;
 use crate::progress;
 use crate::session::{End, Running, Session};
 use crate::terminal;
@@ -146,6 +147,12 @@ fn make(app: &App<'_>, body: &Value) -> Result<String> {
     }
     if image.parse::<hoy_types::Reference>().is_err() && !is_id(image) {
         return Err(Failure::new("invalid reference format"));
+    }
+    for address in body["HostConfig"]["Dns"].as_array().into_iter().flatten() {
+        let address = address.as_str().unwrap_or_default();
+        if networking::is_own_resolver(address) {
+            say(&format!("WARNING: Localhost DNS ({address}) may fail in containers."));
+        }
     }
     if pull == "always" {
         fetch(app, image)?;

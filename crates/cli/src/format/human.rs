@@ -50,15 +50,27 @@ pub fn date(seconds: i64) -> String {
     time.to_zoned(zone()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
-/// As [`date`], with what there is of fractions: Go prints no zeros at the end.
-pub fn date_nano(nanos: i64) -> String {
-    let fraction = format!("{:09}", nanos.rem_euclid(1_000_000_000));
-    let fraction = fraction.trim_end_matches('0');
-    let text = date(nanos.div_euclid(1_000_000_000));
-    match (fraction, text.split_at_checked(19)) {
-        ("", _) | (_, None) => text,
-        (fraction, Some((head, tail))) => format!("{head}.{fraction}{tail}"),
-    }
+/// A time of RFC 3339 as Go prints one that it has read: in the zone in which it was written.
+pub fn go_time(text: &str) -> String {
+    let parts = (|| {
+        let (day, rest) = text.split_once('T')?;
+        let end = rest.find(['Z', '+', '-'])?;
+        let (clock, zone) = rest.split_at(end);
+        let clock = match clock.split_once('.') {
+            Some((whole, fraction)) => match fraction.trim_end_matches('0') {
+                "" => whole.to_owned(),
+                fraction => format!("{whole}.{fraction}"),
+            },
+            None => clock.to_owned(),
+        };
+        let zone = zone.replace(':', "");
+        let zone = match zone.as_str() {
+            "Z" | "+0000" => "+0000 UTC".to_owned(),
+            zone => format!("{zone} {zone}"),
+        };
+        Some(format!("{day} {clock} {zone}"))
+    })();
+    parts.unwrap_or_else(|| "0001-01-01 00:00:00 +0000 UTC".to_owned())
 }
 
 /// The moment that a local time of day means, in nanoseconds.
@@ -130,6 +142,18 @@ mod tests {
             (3 * 366 * 86400, "3 years"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn times_that_go_has_read() {
+        for (text, shown) in [
+            ("2024-01-02T03:04:05.678901234Z", "2024-01-02 03:04:05.678901234 +0000 UTC"),
+            ("2024-01-02T03:04:05+02:00", "2024-01-02 03:04:05 +0200 +0200"),
+            ("2024-01-02T03:04:05.500Z", "2024-01-02 03:04:05.5 +0000 UTC"),
+            ("", "0001-01-01 00:00:00 +0000 UTC"),
+        ] {
+            assert_eq!(go_time(text), shown);
         }
     }
 

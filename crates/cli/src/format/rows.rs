@@ -17,6 +17,8 @@ pub struct Listing<'a> {
     pub headers: &'a Headers,
     /// The field that `--quiet` prints.
     pub key: &'static str,
+    /// Names and fields of `--format raw`, one per line; empty where there is no such format.
+    pub raw: &'a [(&'static str, &'static str)],
 }
 
 /// The text of a list.
@@ -27,8 +29,26 @@ pub fn render(listing: &Listing<'_>, rows: &[Json]) -> Result<String> {
         other => other.to_string(),
     };
     let plain_table = matches!(listing.format, "" | "table");
-    if listing.quiet && (plain_table || listing.format == "raw") {
+    let raw = listing.format == "raw" && !listing.raw.is_empty();
+    if listing.quiet && raw {
+        let name =
+            listing.raw.iter().find(|(_, of)| *of == listing.key).map_or("", |(name, _)| name);
+        let line = |row: &Json| format!("{name}: {}\n", field(row, listing.key));
+        return Ok(rows.iter().map(line).collect());
+    }
+    if listing.quiet && plain_table {
         return Ok(rows.iter().map(|row| field(row, listing.key) + "\n").collect());
+    }
+    if raw {
+        // A blank line ends each.
+        let line = |row: &Json, (name, of): (&str, &str)| match field(row, of).as_str() {
+            "" => format!("{name}:\n"),
+            value => format!("{name}: {value}\n"),
+        };
+        let of = |row: &Json| -> String {
+            listing.raw.iter().map(|pair| line(row, *pair)).chain(["\n".to_owned()]).collect()
+        };
+        return Ok(rows.iter().map(of).collect());
     }
     if plain_table {
         let head = listing.columns.iter().map(|column| name_of(listing.headers, column));

@@ -83,6 +83,8 @@ pub enum Expression {
     DestinationPort(u16),
     /// The destination is an address of this host.
     LocalDestination,
+    /// The source is an address of this host, or is not.
+    LocalSource(bool),
     /// Any of these bits of the connection's state.
     State(u32),
     /// Any of these bits of the connection's status.
@@ -173,15 +175,8 @@ impl Expression {
                 Load::DestinationPort.encode(list, R0);
                 compare(list, true, &port.to_be_bytes());
             }
-            Self::LocalDestination => {
-                const ADDRESS_TYPE: u32 = 3;
-                const OF_DESTINATION: u32 = 2;
-                const LOCAL: u32 = 2;
-                expression(list, "fib", |data| {
-                    data.big(1, R0).big(2, ADDRESS_TYPE).big(3, OF_DESTINATION);
-                });
-                compare(list, true, &LOCAL.to_ne_bytes());
-            }
+            Self::LocalDestination => local(list, 2, true),
+            Self::LocalSource(is) => local(list, 1, *is),
             Self::State(bits) => connection(list, 0, *bits),
             Self::Status(bits) => connection(list, 2, *bits),
             Self::Original(is) => {
@@ -347,6 +342,16 @@ fn address(list: &mut Message, load: Load, network: IpAddr, prefix: u8) {
             compare(list, true, &(u128::from(network) & bits).to_be_bytes());
         }
     }
+}
+
+/// Whether an address (1: the source, 2: the destination) is this host's.
+fn local(list: &mut Message, which: u32, is: bool) {
+    const ADDRESS_TYPE: u32 = 3;
+    const LOCAL: u32 = 2;
+    expression(list, "fib", |data| {
+        data.big(1, R0).big(2, ADDRESS_TYPE).big(3, which);
+    });
+    compare(list, is, &LOCAL.to_ne_bytes());
 }
 
 fn connection(list: &mut Message, key: u32, bits: u32) {

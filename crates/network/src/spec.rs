@@ -1,0 +1,621 @@
+//! What a network is: decided here from what somebody asks for and from what there is already.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hoy_netlink::route::{IpvlanFlag, IpvlanMode, MacvlanMode};
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Cidr, Supply, choose};
+use crate::firewall::{BridgeRules, GatewayMode, Masquerade};
+
+/// How long an interface's name may be.
+const LONGEST_NAME: usize = 15;
+
+/// What makes a network. `host` and `none` need nobody to make them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    Bridge,
+    Macvlan,
+    Ipvlan,
+}
+
+impl Driver {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        }
+    }
+}
+
+/// Everything of a network that outlives the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    pub name: String,
+    pub driver: Driver,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// No way out and none in.
+    pub internal: bool,
+    pub options: BTreeMap<String, String>,
+    pub pools: Vec<PoolSpec>,
+    /// The bridge was there before: it is not ours to delete.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolSpec {
+    pub subnet: Cidr,
+    pub range: Option<Cidr>,
+    pub gateway: Option<IpAddr>,
+    #[serde(default)]
+    pub set_aside: BTreeMap<String, IpAddr>,
+}
+
+/// A network that somebody wants; `pools` may leave open what the host has room for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkRequest {
+    pub id: String,
+    pub name: String,
+    pub driver: Driver,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub options: BTreeMap<String, String>,
+    pub pools: Vec<PoolRequest>,
+}
+
+/// Addresses as somebody wants them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PoolRequest {
+    pub subnet: Option<Cidr>,
+    pub range: Option<Cidr>,
+    pub gateway: Option<IpAddr>,
+    pub set_aside: BTreeMap<String, IpAddr>,
+}
+
+/// What there is already.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Subnets of other networks: never given twice.
+    pub networks: Vec<Cidr>,
+    /// Routes and addresses of the host, and its name servers: avoided where nobody asks for them.
+    pub host: Vec<Cidr>,
+    pub supplies: Vec<Supply>,
+    /// Bridges of other networks and who has them: `(interface, network's name)`.
+    pub interfaces: Vec<(String, String)>,
+    /// Interfaces of the host that are there already.
+    pub links: Vec<String>,
+}
+
+/// Why a network cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    #[error("invalid pool request: Pool overlaps with other one on this address space")]
+    Overlap,
+    #[error("all predefined address pools have been fully subnetted")]
+    NoPool,
+    #[error("bridge driver doesn't support multiple subnets")]
+    ManySubnets,
+    #[error("IPv4 or IPv6 must be enabled")]
+    NoFamily,
+    #[error("{0}")]
+    Gateway(String),
+    #[error("invalid value for {name}: {value:?}{hint}")]
+    Option { name: String, value: String, hint: &'static str },
+    #[error("unknown option {name:?} of the {driver} driver")]
+    Unknown { name: String, driver: &'static str },
+    #[error("networks have same bridge name: {interface} belongs to network {network}")]
+    SameBridge { interface: String, network: String },
+    #[error("network {network} is already using parent interface {interface}")]
+    SameParent { interface: String, network: String },
+    #[error(
+        "the {0} driver needs a parent interface (-o parent=eth0): without one Docker makes a \
+         dummy interface, which hoy does not"
+    )]
+    NoParent(&'static str),
+}
+
+impl NetworkSpec {
+    /// The network that is asked for, with subnets and gateways where none were named.
+    pub fn decide(request: NetworkRequest, facts: &Facts) -> Result<Self, SpecError> {
+        if !request.ipv4 && !request.ipv6 {
+            return Err(SpecError::NoFamily);
+        }
+        let of = |v4: bool| {
+            let wanted = move |pool: &&PoolRequest| {
+                // What names nothing at all is IPv4's.
+                let named = pool.subnet.is_none_or(|subnet| subnet.is_ipv4());
+                named == v4
+            };
+            request.pools.iter().filter(wanted).cloned().collect::<Vec<_>>()
+        };
+        let mut pools: Vec<PoolSpec> = Vec::new();
+        for (v4, on) in [(true, request.ipv4), (false, request.ipv6)] {
+            if !on {
+                continue;
+            }
+            let mut wanted = of(v4);
+            if wanted.is_empty() {
+                wanted.push(PoolRequest::default());
+            }
+            if request.driver == Driver::Bridge && wanted.len() > 1 {
+                return Err(SpecError::ManySubnets);
+            }
+            for pool in wanted {
+                let pool = decide_pool(&request, pool, v4, &pools, facts)?;
+                pools.push(pool);
+            }
+        }
+        let NetworkRequest { id, name, driver, ipv4, ipv6, internal, options, .. } = request;
+        let mut spec =
+            Self { id, name, driver, ipv4, ipv6, internal, options, pools, adopted: false };
+        spec.check(facts)?;
+        spec.adopted = facts.links.contains(&spec.interface());
+        Ok(spec)
+    }
+
+    fn check(&self, facts: &Facts) -> Result<(), SpecError> {
+        match self.driver {
+            Driver::Bridge => {
+                let interface = self.bridge_options()?.interface(&self.id);
+                if let Some((_, network)) = facts.interfaces.iter().find(|(i, _)| *i == interface) {
+                    return Err(SpecError::SameBridge { interface, network: network.clone() });
+                }
+            }
+            Driver::Macvlan | Driver::Ipvlan => {
+                let link = self.link_options()?;
+                if let Some((interface, network)) =
+                    facts.interfaces.iter().find(|(i, _)| *i == link.parent)
+                {
+                    return Err(SpecError::SameParent {
+                        interface: interface.clone(),
+                        network: network.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn subnets(&self) -> impl Iterator<Item = Cidr> {
+        self.pools.iter().map(|pool| pool.subnet)
+    }
+
+    /// The gateway's own address of a family, with its prefix.
+    pub fn gateway(&self, v4: bool) -> Option<Cidr> {
+        let pool = self.pools.iter().find(|pool| pool.subnet.is_ipv4() == v4)?;
+        Cidr::new(pool.gateway?, pool.subnet.prefix)
+    }
+
+    /// The host's interface that the network takes: the bridge, or the parent.
+    pub fn interface(&self) -> String {
+        match self.driver {
+            Driver::Bridge => {
+                self.bridge_options().map(|options| options.interface(&self.id)).unwrap_or_default()
+            }
+            _ => self.link_options().map(|options| options.parent).unwrap_or_default(),
+        }
+    }
+
+    pub fn bridge_options(&self) -> Result<BridgeOptions, SpecError> {
+        BridgeOptions::parse(&self.options)
+    }
+
+    pub fn link_options(&self) -> Result<LinkOptions, SpecError> {
+        LinkOptions::parse(self.driver, &self.options)
+    }
+}
+
+fn decide_pool(
+    request: &NetworkRequest,
+    wanted: PoolRequest,
+    v4: bool,
+    before: &[PoolSpec],
+    facts: &Facts,
+) -> Result<PoolSpec, SpecError> {
+    let taken = || facts.networks.iter().copied().chain(before.iter().map(|pool| pool.subnet));
+    let subnet = match wanted.subnet {
+        // Two networks on two physical ones may well have the same addresses; bridges on one host
+        // cannot.
+        Some(subnet) if taken().any(|other| other.overlaps(&subnet)) => {
+            return Err(SpecError::Overlap);
+        }
+        Some(subnet) => subnet.network(),
+        None => {
+            let all: Vec<Cidr> = taken().chain(facts.host.iter().copied()).collect();
+            choose(&facts.supplies, v4, &all).ok_or(SpecError::NoPool)?
+        }
+    };
+    let gateway = match wanted.gateway {
+        Some(gateway) => Some(gateway),
+        None => gateway_of(request, &subnet, wanted.range, &wanted.set_aside),
+    };
+    if let Some(gateway) = gateway {
+        let end = subnet.prefix < if v4 { 31 } else { 127 };
+        if end && gateway == subnet.address && request.driver == Driver::Bridge {
+            return Err(SpecError::Gateway(format!(
+                "invalid gateway {gateway}: it is the subnet's own address"
+            )));
+        }
+    }
+    Ok(PoolSpec { subnet, range: wanted.range, gateway, set_aside: wanted.set_aside })
+}
+
+/// The first address that nobody set aside, in the range if there is one. An interface beside the
+/// host's has none unless it is named: there the router decides.
+fn gateway_of(
+    request: &NetworkRequest,
+    subnet: &Cidr,
+    range: Option<Cidr>,
+    set_aside: &BTreeMap<String, IpAddr>,
+) -> Option<IpAddr> {
+    if request.driver != Driver::Bridge && request.internal {
+        return None;
+    }
+    let base = range.unwrap_or(*subnet);
+    let small = subnet.prefix >= if subnet.is_ipv4() { 31 } else { 127 };
+    let first = u128::from(!small && base.network().address == subnet.address);
+    (first..=first + set_aside.len() as u128)
+        .map(|place| base.host(place))
+        .find(|address| !set_aside.values().any(|other| other == address))
+}
+
+/// The options of the bridge driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BridgeOptions {
+    pub name: Option<String>,
+    pub icc: bool,
+    pub masquerade: bool,
+    /// Where ports are published that name no address of the host.
+    pub host_binding: Option<Ipv4Addr>,
+    pub mode4: GatewayMode,
+    pub mode6: GatewayMode,
+    /// The bridge has no IPv4 address of its own.
+    pub inhibit4: bool,
+    pub trusted: Vec<String>,
+    pub mtu: Option<u32>,
+    /// What interfaces in containers are called: `eth`.
+    pub prefix: String,
+    pub source4: Option<Ipv4Addr>,
+    pub source6: Option<Ipv6Addr>,
+}
+
+fn parse<T: std::str::FromStr>(
+    name: &str,
+    value: &str,
+    hint: &'static str,
+) -> Result<T, SpecError> {
+    let bad = || SpecError::Option { name: name.to_owned(), value: value.to_owned(), hint };
+    value.parse().map_err(|_| bad())
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, SpecError> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(SpecError::Option {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            hint: ": true or false is",
+        }),
+    }
+}
+
+fn gateway_mode(name: &str, value: &str) -> Result<GatewayMode, SpecError> {
+    Ok(match value {
+        "" | "nat" => GatewayMode::Nat,
+        "nat-unprotected" => GatewayMode::NatUnprotected,
+        "routed" => GatewayMode::Routed,
+        "isolated" => GatewayMode::Isolated,
+        _ => {
+            return Err(SpecError::Option {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                hint: ": there are nat, nat-unprotected, routed and isolated",
+            });
+        }
+    })
+}
+
+/// A name that the kernel takes for an interface.
+pub fn is_interface_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= LONGEST_NAME
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'/' | b':' | b'%'))
+}
+
+fn interface_name(name: &str, value: &str) -> Result<String, SpecError> {
+    if is_interface_name(value) {
+        return Ok(value.to_owned());
+    }
+    Err(SpecError::Option {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        hint: ": an interface's name has up to 15 letters, digits and the like",
+    })
+}
+
+impl BridgeOptions {
+    pub fn parse(options: &BTreeMap<String, String>) -> Result<Self, SpecError> {
+        let mut out = Self {
+            name: None,
+            icc: true,
+            masquerade: true,
+            host_binding: None,
+            mode4: GatewayMode::Nat,
+            mode6: GatewayMode::Nat,
+            inhibit4: false,
+            trusted: Vec::new(),
+            mtu: None,
+            prefix: "eth".into(),
+            source4: None,
+            source6: None,
+        };
+        for (name, value) in options {
+            let Some(key) = name.strip_prefix("com.docker.network.") else {
+                // Whatever other programs note there.
+                continue;
+            };
+            match key {
+                "bridge.name" => out.name = Some(interface_name(name, value)?),
+                "bridge.enable_icc" => out.icc = boolean(name, value)?,
+                "bridge.enable_ip_masquerade" => out.masquerade = boolean(name, value)?,
+                "bridge.host_binding_ipv4" => {
+                    out.host_binding = Some(parse(name, value, ": an IPv4 address is")?);
+                }
+                "bridge.gateway_mode_ipv4" => out.mode4 = gateway_mode(name, value)?,
+                "bridge.gateway_mode_ipv6" => out.mode6 = gateway_mode(name, value)?,
+                "bridge.inhibit_ipv4" => out.inhibit4 = boolean(name, value)?,
+                "bridge.trusted_host_interfaces" => {
+                    let names = value.split(':').filter(|name| !name.is_empty());
+                    out.trusted =
+                        names.map(|one| interface_name(name, one)).collect::<Result<_, _>>()?;
+                }
+                "bridge.default_bridge" => {
+                    if boolean(name, value)? {
+                        return Err(SpecError::Option {
+                            name: name.clone(),
+                            value: value.clone(),
+                            hint: ": there is one default bridge, the daemon's",
+                        });
+                    }
+                }
+                "driver.mtu" => out.mtu = Some(mtu(name, value)?),
+                "container_iface_prefix" => out.prefix = interface_prefix(name, value)?,
+                "host_ipv4" => out.source4 = Some(parse(name, value, ": an IPv4 address is")?),
+                "host_ipv6" => out.source6 = Some(parse(name, value, ": an IPv6 address is")?),
+                // These say by option what a field of the request says.
+                "enable_ipv4" | "enable_ipv6" => drop(boolean(name, value)?),
+                _ => {
+                    return Err(SpecError::Unknown { name: name.clone(), driver: "bridge" });
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn interface(&self, id: &str) -> String {
+        match &self.name {
+            Some(name) => name.clone(),
+            None => format!("br-{}", id.get(..12).unwrap_or(id)),
+        }
+    }
+
+    /// What the firewall is to know.
+    pub fn rules(&self, spec: &NetworkSpec) -> BridgeRules {
+        let masquerade = |source: Option<IpAddr>, mode: GatewayMode, on: bool| match source {
+            _ if !on || spec.internal || mode == GatewayMode::Routed => Masquerade::No,
+            _ if mode == GatewayMode::Isolated || !self.masquerade => Masquerade::No,
+            Some(source) => Masquerade::To(source),
+            None => Masquerade::Yes,
+        };
+        BridgeRules {
+            interface: self.interface(&spec.id),
+            icc: self.icc,
+            internal: spec.internal,
+            masquerade4: masquerade(self.source4.map(IpAddr::V4), self.mode4, spec.ipv4),
+            masquerade6: masquerade(self.source6.map(IpAddr::V6), self.mode6, spec.ipv6),
+            mode4: self.mode4,
+            mode6: self.mode6,
+            trusted: self.trusted.clone(),
+        }
+    }
+}
+
+fn mtu(name: &str, value: &str) -> Result<u32, SpecError> {
+    let hint = ": a number from 68 to 65535 is";
+    let mtu: u32 = parse(name, value, hint)?;
+    if (68..=65_535).contains(&mtu) {
+        return Ok(mtu);
+    }
+    Err(SpecError::Option { name: name.to_owned(), value: value.to_owned(), hint })
+}
+
+fn interface_prefix(name: &str, value: &str) -> Result<String, SpecError> {
+    // Room for a number behind it.
+    let found = interface_name(name, value)?;
+    if found.len() + 3 <= LONGEST_NAME && found != "lo" {
+        return Ok(found);
+    }
+    Err(SpecError::Option {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        hint: ": a name with room for a number behind it is",
+    })
+}
+
+/// How interfaces beside the host's share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkMode {
+    Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+/// The options of macvlan and ipvlan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkOptions {
+    pub parent: String,
+    pub mode: LinkMode,
+    pub mtu: Option<u32>,
+    pub prefix: String,
+}
+
+impl LinkOptions {
+    pub fn parse(driver: Driver, options: &BTreeMap<String, String>) -> Result<Self, SpecError> {
+        let macvlan = driver == Driver::Macvlan;
+        let mut out = Self {
+            parent: String::new(),
+            mode: LinkMode::Macvlan(MacvlanMode::Bridge),
+            mtu: None,
+            prefix: "eth".into(),
+        };
+        let (mut mode, mut flag) = (IpvlanMode::L2, IpvlanFlag::Bridge);
+        for (name, value) in options {
+            let bad = |hint| SpecError::Option { name: name.clone(), value: value.clone(), hint };
+            match name.strip_prefix("com.docker.network.").unwrap_or(name) {
+                "parent" => out.parent = interface_name(name, value)?,
+                "driver.mtu" => out.mtu = Some(mtu(name, value)?),
+                "container_iface_prefix" => out.prefix = interface_prefix(name, value)?,
+                "enable_ipv4" | "enable_ipv6" => drop(boolean(name, value)?),
+                "macvlan_mode" if macvlan => {
+                    out.mode = LinkMode::Macvlan(match value.as_str() {
+                        "" | "bridge" => MacvlanMode::Bridge,
+                        "private" => MacvlanMode::Private,
+                        "vepa" => MacvlanMode::Vepa,
+                        "passthru" => MacvlanMode::Passthru,
+                        _ => return Err(bad(": there are bridge, private, vepa and passthru")),
+                    });
+                }
+                "ipvlan_mode" if !macvlan => {
+                    mode = match value.as_str() {
+                        "" | "l2" => IpvlanMode::L2,
+                        "l3" => IpvlanMode::L3,
+                        "l3s" => IpvlanMode::L3s,
+                        _ => return Err(bad(": there are l2, l3 and l3s")),
+                    }
+                }
+                "ipvlan_flag" if !macvlan => {
+                    flag = match value.as_str() {
+                        "" | "bridge" => IpvlanFlag::Bridge,
+                        "private" => IpvlanFlag::Private,
+                        "vepa" => IpvlanFlag::Vepa,
+                        _ => return Err(bad(": there are bridge, private and vepa")),
+                    }
+                }
+                _ => return Err(SpecError::Unknown { name: name.clone(), driver: driver.name() }),
+            }
+        }
+        if !macvlan {
+            out.mode = LinkMode::Ipvlan(mode, flag);
+        }
+        if out.parent.is_empty() {
+            return Err(SpecError::NoParent(driver.name()));
+        }
+        Ok(out)
+    }
+
+    /// `eth0.50`: the interface that is divided, and the number of its virtual network.
+    pub fn vlan(&self) -> Option<(&str, u16)> {
+        let (parent, number) = self.parent.rsplit_once('.')?;
+        let number = number.parse().ok().filter(|number| (1..4095).contains(number))?;
+        (!parent.is_empty()).then_some((parent, number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::docker_supply;
+
+    fn request(pools: Vec<PoolRequest>) -> NetworkRequest {
+        NetworkRequest {
+            id: "0123456789abcdef".repeat(4),
+            name: "n".into(),
+            driver: Driver::Bridge,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            options: BTreeMap::new(),
+            pools,
+        }
+    }
+
+    fn facts(networks: &[&str]) -> Facts {
+        Facts {
+            networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+            supplies: docker_supply(),
+            ..Facts::default()
+        }
+    }
+
+    fn pool(subnet: &str) -> PoolRequest {
+        PoolRequest { subnet: Some(subnet.parse().unwrap()), ..PoolRequest::default() }
+    }
+
+    #[test]
+    fn what_is_left_open_is_decided() {
+        let spec = NetworkSpec::decide(request(vec![]), &facts(&["172.17.0.0/16"])).unwrap();
+        assert_eq!(spec.pools[0].subnet.to_string(), "172.18.0.0/16");
+        assert_eq!(spec.pools[0].gateway, Some("172.18.0.1".parse().unwrap()));
+        assert_eq!(spec.interface(), "br-0123456789ab");
+        let spec = NetworkSpec::decide(request(vec![pool("10.1.0.0/16")]), &facts(&[])).unwrap();
+        assert_eq!(spec.gateway(true).unwrap().to_string(), "10.1.0.1/16");
+        let mut set_aside = pool("10.1.0.0/16");
+        set_aside.set_aside.insert("router".into(), "10.1.0.1".parse().unwrap());
+        let spec = NetworkSpec::decide(request(vec![set_aside.clone()]), &facts(&[])).unwrap();
+        assert_eq!(spec.gateway(true).unwrap().to_string(), "10.1.0.2/16");
+        set_aside.range = Some("10.1.5.0/24".parse().unwrap());
+        let spec = NetworkSpec::decide(request(vec![set_aside]), &facts(&[])).unwrap();
+        assert_eq!(spec.gateway(true).unwrap().to_string(), "10.1.5.0/16");
+    }
+
+    #[test]
+    fn what_cannot_be() {
+        let decide = |request, facts: &Facts| NetworkSpec::decide(request, facts).unwrap_err();
+        assert_eq!(
+            decide(request(vec![pool("10.1.0.0/16")]), &facts(&["10.1.4.0/24"])),
+            SpecError::Overlap
+        );
+        let full = facts(&["172.16.0.0/12", "192.168.0.0/16"]);
+        assert_eq!(decide(request(vec![]), &full), SpecError::NoPool);
+        let two = vec![pool("10.1.0.0/16"), pool("10.2.0.0/16")];
+        assert_eq!(decide(request(two.clone()), &facts(&[])), SpecError::ManySubnets);
+        let mut macvlan = request(two);
+        macvlan.driver = Driver::Macvlan;
+        assert_eq!(decide(macvlan.clone(), &facts(&[])), SpecError::NoParent("macvlan"));
+        macvlan.options.insert("parent".into(), "eth1".into());
+        assert_eq!(NetworkSpec::decide(macvlan, &facts(&[])).unwrap().pools.len(), 2);
+        for (name, value) in [
+            ("com.docker.network.bridge.enable_icc", "maybe"),
+            ("com.docker.network.bridge.name", "more-than-fifteen"),
+            ("com.docker.network.driver.mtu", "3"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "natted"),
+            ("com.docker.network.bridge.colour", "red"),
+        ] {
+            let mut bad = request(vec![]);
+            bad.options.insert(name.into(), value.into());
+            assert!(NetworkSpec::decide(bad, &facts(&[])).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn sub_interfaces() {
+        let options = |parent: &str| {
+            let all = BTreeMap::from([("parent".to_owned(), parent.to_owned())]);
+            LinkOptions::parse(Driver::Macvlan, &all).unwrap()
+        };
+        assert_eq!(options("eth0.50").vlan(), Some(("eth0", 50)));
+        assert_eq!(options("eth0").vlan(), None);
+        assert_eq!(options("eth0.5000").vlan(), None);
+    }
+}
