@@ -27,7 +27,7 @@ use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::limits;
 use crate::networks::{Document, network_error};
-use crate::record::{NetworkRecord, Record, State};
+use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::View;
 use crate::sandbox::{Sandbox, namespace_of};
 use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
@@ -423,7 +423,8 @@ impl Driver {
     /// Takes back what the container has of networks; which those were.
     async fn release_network(&mut self) -> Vec<Arc<Document>> {
         let endpoints = std::mem::take(&mut self.record.network.endpoints);
-        if endpoints.is_empty() {
+        // One that has left its networks while it ran has noted that.
+        if endpoints.is_empty() && self.record.network.mode != NetworkMode::Networks {
             return Vec::new();
         }
         let documents = self.inner.documents_of(&endpoints);
@@ -936,13 +937,9 @@ impl Driver {
             let inner = Arc::clone(&self.inner);
             let record = self.record.clone();
             let id = network.id.clone();
-            let done = tokio::task::spawn_blocking(move || inner.unplug(&record, &id));
+            let done = tokio::task::spawn_blocking(move || inner.unplug(&record, &id, force));
             match done.await.map_err(lost).and_then(|done| done) {
                 Ok(endpoints) => self.record.network.endpoints = endpoints,
-                Err(error) if force => {
-                    tracing::warn!(container = self.record.id.short(), %error, "disconnect");
-                    self.record.network.endpoints.retain(|one| one.network != network.id);
-                }
                 Err(error) => {
                     self.record.network = before;
                     return Err(error);

@@ -74,7 +74,9 @@ impl Inner {
         };
         let ticket = ticket.map_err(network_error).map_err(set_up)?;
         // Before anything runs in it: a daemon killed from here on finds its own again.
-        if let Err(error) = self.note_endpoints(&record.id, &ticket.endpoints) {
+        if !ticket.endpoints.is_empty()
+            && let Err(error) = self.note_endpoints(&record.id, &ticket.endpoints)
+        {
             self.network.release(&ticket.endpoints);
             return Err(error);
         }
@@ -207,20 +209,37 @@ impl Inner {
         let all = self.network.connect(netns.as_fd(), name, &record.network.endpoints, spec);
         self.remember_forwarding(before);
         let all = all.map_err(network_error)?;
-        self.note_endpoints(&record.id, &all)?;
+        if let Err(error) = self.note_endpoints(&record.id, &all) {
+            let _ = self.network.disconnect(netns.as_fd(), name, &all, &spec.network);
+            return Err(error);
+        }
         Ok(all)
     }
 
-    /// One interface less. Blocks.
-    pub fn unplug(&self, record: &Record, network: &str) -> Result<Vec<Endpoint>> {
-        let netns = namespace_of(record)?;
+    /// One interface less. By force its address is free even if the interface stays. Blocks.
+    pub fn unplug(&self, record: &Record, network: &str, force: bool) -> Result<Vec<Endpoint>> {
         let before = &record.network.endpoints;
-        for endpoint in before.iter().filter(|endpoint| endpoint.network == network) {
+        let left = namespace_of(record).and_then(|netns| {
+            let left = self.network.disconnect(netns.as_fd(), &record.name, before, network);
+            left.map_err(network_error)
+        });
+        let (gone, others): (Vec<Endpoint>, Vec<Endpoint>) =
+            before.iter().cloned().partition(|endpoint| endpoint.network == network);
+        let left = match left {
+            Err(error) if force => {
+                tracing::warn!(container = record.id.short(), %error, "disconnect");
+                self.network.release(&gone);
+                others
+            }
+            other => other?,
+        };
+        for endpoint in &gone {
             self.dns.unset_names(network, &endpoint.id);
         }
-        let left = self.network.disconnect(netns.as_fd(), &record.name, before, network);
-        let left = left.map_err(network_error)?;
-        self.note_endpoints(&record.id, &left)?;
+        // What is noted too much is given back with the rest.
+        if let Err(error) = self.note_endpoints(&record.id, &left) {
+            tracing::error!(container = record.id.short(), %error, "disconnect");
+        }
         Ok(left)
     }
 

@@ -342,11 +342,16 @@ impl Networks {
             let state = &mut *guard;
             state.move_ports(&self.settings, name, &ports, before, &mut left)?;
         }
-        let done = inside::remove(netns, &gone, &left);
+        if let Err(error) = inside::remove(netns, &gone, &left) {
+            // Still there, and with it what it has.
+            let mut again = before.to_vec();
+            let mut guard = self.state();
+            let _ = guard.move_ports(&self.settings, name, &ports, &left, &mut again);
+            return Err(error);
+        }
         let quiet: Vec<Endpoint> =
             gone.into_iter().map(|endpoint| Endpoint { ports: Vec::new(), ..endpoint }).collect();
         self.release(&quiet);
-        done?;
         Ok(left)
     }
 
