@@ -465,6 +465,26 @@ fn element(publication: &Publication) -> Option<(Set, Element)> {
     })
 }
 
+/// Flows of UDP to ports that were published, withdrawn or changed: whoever sends without a pause
+/// goes on to where he went before, until the kernel forgets it. That takes the kernel some ten
+/// milliseconds, whatever it finds: not to be done while others wait.
+#[derive(Debug, Default)]
+pub struct Flows(Vec<Stale>);
+
+impl Flows {
+    /// In the network namespace of the calling thread.
+    pub fn forget(self) -> Result<(), NetworkError> {
+        if !self.0.is_empty() {
+            Socket::open(SocketKind::Netfilter)?.forget(&self.0)?;
+        }
+        Ok(())
+    }
+
+    pub fn add(&mut self, mut more: Self) {
+        self.0.append(&mut more.0);
+    }
+}
+
 /// The table, and what is to be in it.
 #[derive(Debug)]
 pub struct Firewall {
@@ -587,15 +607,15 @@ impl Firewall {
         })
     }
 
-    /// Publishes ports, all or none. One that was published for another target changes it. Flows of
-    /// UDP that went to these ports until now are forgotten.
-    pub fn publish(&mut self, publications: &[Publication]) -> Result<(), NetworkError> {
+    /// Publishes ports, all or none. One that was published for another target changes it. Gives
+    /// the flows that go on where they went.
+    pub fn publish(&mut self, publications: &[Publication]) -> Result<Flows, NetworkError> {
         self.republish("publish ports", &[], publications)
     }
 
     /// Takes published ports back, all or none. What is not published (or for another target) is
     /// left as it is.
-    pub fn withdraw(&mut self, publications: &[Publication]) -> Result<(), NetworkError> {
+    pub fn withdraw(&mut self, publications: &[Publication]) -> Result<Flows, NetworkError> {
         self.republish("withdraw published ports", publications, &[])
     }
 
@@ -604,7 +624,7 @@ impl Firewall {
         operation: &'static str,
         withdrawn: &[Publication],
         published: &[Publication],
-    ) -> Result<(), NetworkError> {
+    ) -> Result<Flows, NetworkError> {
         let (mut removed, mut added) = (Elements::default(), Elements::default());
         // What was there before, to be put back where the kernel refuses.
         let mut undo: Vec<(Key, Option<Publication>)> = Vec::new();
@@ -647,19 +667,7 @@ impl Firewall {
             }
             self.count();
         })?;
-        // Whoever sends without a pause would go on to where he went before.
-        if !flows.is_empty() {
-            let _ = self.nft.forget(&flows);
-        }
-        Ok(())
-    }
-
-    /// Lets the kernel forget connections that these addresses answered: those of containers that
-    /// are gone, before somebody else gets their addresses.
-    pub fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), NetworkError> {
-        let stale: Vec<Stale> = addresses.iter().copied().map(Stale::AnsweredBy).collect();
-        self.nft.forget(&stale)?;
-        Ok(())
+        Ok(Flows(flows))
     }
 
     /// A publication's element, if it is the first that needs it.

@@ -25,7 +25,7 @@ use hoy_types::ErrorKind;
 pub use address::{BadCidr, Cidr, Claim, Pool, Supply, docker_supply, local_supply};
 pub use dns::{Dns, DnsClient, DnsSockets, EndpointNames, Forward, open_sockets};
 pub use firewall::{
-    ACCEPT_MARK, BridgeRules, Closed, Firewall, GatewayMode, Masquerade, Publication, TABLE,
+    ACCEPT_MARK, BridgeRules, Closed, Firewall, Flows, GatewayMode, Masquerade, Publication, TABLE,
     USER_TABLE,
 };
 pub use host::{Forwarding, parse_mac};

@@ -14,7 +14,7 @@ use hoy_types::PortBinding;
 
 use crate::address::{Cidr, Claim, Pool};
 use crate::dns::DnsSockets;
-use crate::firewall::{Closed, Firewall, GatewayMode, Publication};
+use crate::firewall::{Closed, Firewall, Flows, GatewayMode, Publication};
 use crate::host::{self, Forwarding};
 use crate::inside::{self, LinkPlan};
 use crate::ports::{BoundPort, Families, Ports, Wanted};
@@ -52,6 +52,8 @@ struct State {
     ports: Ports,
     nets: HashMap<String, Net>,
     forwarding: Forwarding,
+    /// To be forgotten once nobody waits for us.
+    flows: Flows,
 }
 
 /// A network and what is given of it.
@@ -165,6 +167,7 @@ impl Networks {
             },
             nets: HashMap::new(),
             forwarding,
+            flows: Flows::default(),
         };
         let default = state.default_bridge(&settings, &specs)?;
         for spec in specs.into_iter().chain(default) {
@@ -211,6 +214,14 @@ impl Networks {
     /// Which forwarding is on because of us: to be remembered for `open` and `clean`.
     pub fn forwarding(&self) -> Forwarding {
         self.state().forwarding
+    }
+
+    /// Outside of the lock: the kernel takes its time for it.
+    fn forget_flows(&self) {
+        let flows = std::mem::take(&mut self.state().flows);
+        if let Err(error) = flows.forget() {
+            tracing::warn!(%error, "old flows of UDP go on where they went");
+        }
     }
 
     /// Decides a network and keeps its place. It is made by `realize`, once it is written down.
@@ -283,6 +294,7 @@ impl Networks {
             decide_way_out(endpoints);
             state.open_ports(&self.settings, &spec.name, &spec.ports, endpoints)?;
         }
+        self.forget_flows();
         inside::make(spec.owner.as_ref(), spec.dns, endpoints, &links, |link, netns| {
             self.state().plug(link, netns)
         })
@@ -311,6 +323,7 @@ impl Networks {
             }
             link
         };
+        self.forget_flows();
         let done =
             inside::add(netns, &all, before, &link, |link, netns| self.state().plug(link, netns));
         if let Err(error) = done {
@@ -342,6 +355,7 @@ impl Networks {
             let state = &mut *guard;
             state.move_ports(&self.settings, name, &ports, before, &mut left)?;
         }
+        self.forget_flows();
         if let Err(error) = inside::remove(netns, &gone, &left) {
             // Still there, and with it what it has.
             let mut again = before.to_vec();
@@ -360,15 +374,6 @@ impl Networks {
         let mut guard = self.state();
         let state = &mut *guard;
         state.close_ports(endpoints);
-        let addresses: Vec<IpAddr> = endpoints
-            .iter()
-            .flat_map(|endpoint| [endpoint.v4, endpoint.v6])
-            .flatten()
-            .map(|cidr| cidr.address)
-            .collect();
-        if let Err(error) = state.firewall.forget(&addresses) {
-            tracing::warn!(%error, "the kernel remembers connections of who is gone");
-        }
         for endpoint in endpoints {
             let Some(net) = state.nets.get_mut(&endpoint.network) else { continue };
             for cidr in [endpoint.v4, endpoint.v6].into_iter().flatten() {
@@ -376,6 +381,8 @@ impl Networks {
             }
             net.endpoints = net.endpoints.saturating_sub(1);
         }
+        drop(guard);
+        self.forget_flows();
     }
 
     /// Takes bridges, table, helper and forwarding back.
@@ -730,10 +737,13 @@ impl State {
             }
         }
         let publications = self.publications(endpoints);
-        if let Err(error) = self.firewall.publish(&publications) {
-            self.close_ports(endpoints);
-            endpoints.iter_mut().for_each(|endpoint| endpoint.ports.clear());
-            return Err(error);
+        match self.firewall.publish(&publications) {
+            Ok(flows) => self.flows.add(flows),
+            Err(error) => {
+                self.close_ports(endpoints);
+                endpoints.iter_mut().for_each(|endpoint| endpoint.ports.clear());
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -742,7 +752,9 @@ impl State {
         let publications = self.publications(endpoints);
         if !publications.is_empty() {
             // Gone already, with the whole table perhaps: that is what is wanted.
-            let _ = self.firewall.withdraw(&publications);
+            if let Ok(flows) = self.firewall.withdraw(&publications) {
+                self.flows.add(flows);
+            }
         }
         for endpoint in endpoints.iter().filter(|endpoint| !endpoint.ports.is_empty()) {
             self.ports.release(&endpoint.ports);

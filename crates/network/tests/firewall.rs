@@ -1044,19 +1044,18 @@ fn flows_of_udp_follow_their_port() {
             for (netns, number) in [(&a1, 2), (&a2, 3)] {
                 let server = Server::start(netns, 80);
                 let ports = publish(any(family), 8080, "br-a", address(family, 1, number), 80);
-                firewall.publish(&ports).unwrap();
+                firewall.publish(&ports).unwrap().forget().unwrap();
                 assert!(asked(PATIENCE), "{family:?} {number}");
                 if number == 2 {
                     drop(server);
-                    firewall.withdraw(&ports).unwrap();
+                    firewall.withdraw(&ports).unwrap().forget().unwrap();
                     assert!(!asked(BRIEF));
                 } else {
                     // The container's address is given to another one: nothing is left of it.
-                    firewall.forget(&[address(family, 1, number)]).unwrap();
+                    firewall.withdraw(&ports).unwrap().forget().unwrap();
                     let mut nft = Socket::open(SocketKind::Netfilter).unwrap();
                     let stale = hoy_netlink::conntrack::Stale::AnsweredBy(address(family, 1, 3));
                     assert_eq!(nft.forget(&[stale]).unwrap(), 0);
-                    firewall.withdraw(&ports).unwrap();
                 }
             }
         }
