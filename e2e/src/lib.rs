@@ -2,6 +2,7 @@
 
 pub mod dockerd;
 pub mod fuse;
+pub mod hosts;
 
 use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, busybox_rootfs, wait_until};
 

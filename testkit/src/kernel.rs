@@ -17,13 +17,10 @@ pub struct KernelCounts {
 impl KernelCounts {
     /// As the daemon's namespace and the machine show them now.
     pub fn of(daemon: &crate::Daemon) -> Self {
-        let lines = |path: &str| {
-            std::fs::read_to_string(path).map(|text| text.lines().count()).unwrap_or(0)
-        };
         let pid = daemon.pid();
         let nft = daemon.netns().run("nft").args(["list", "table", "inet", "hoy"]).run();
         Self {
-            mounts: lines("/proc/self/mountinfo") + lines(&format!("/proc/{pid}/mountinfo")),
+            mounts: mounts(daemon),
             links: daemon.netns().sh("ip -o link").lines().count(),
             cgroups: cgroup_roots()
                 .iter()
@@ -49,9 +46,26 @@ impl KernelCounts {
                 return;
             }
             let late = started.elapsed() > crate::patience(10);
-            assert!(!late, "something is left\nbefore {self:#?}\nnow {now:#?}");
+            assert!(!late, "something is left\n{}", self.differences(&now));
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+}
+
+impl KernelCounts {
+    /// The lines that one of two has alone.
+    fn differences(&self, now: &Self) -> String {
+        let lines = |counts: &Self| -> Vec<String> {
+            let plain = Self { nft: String::new(), ..counts.clone() };
+            let numbers = format!("{plain:#?}");
+            numbers.lines().chain(counts.nft.lines()).map(str::to_owned).collect()
+        };
+        let (before, now) = (lines(self), lines(now));
+        let only = |these: &[String], those: &[String], mark: &str| -> String {
+            let alone = these.iter().filter(|line| !those.contains(line));
+            alone.map(|line| format!("{mark} {line}\n")).collect()
+        };
+        only(&before, &now, "before:") + &only(&now, &before, "now:")
     }
 }
 
@@ -66,6 +80,21 @@ fn without_counters(ruleset: &str) -> String {
         }
     }
     out
+}
+
+/// In the machine's mount namespace those below the daemon's root, for other tests have theirs; in
+/// one of its own all.
+fn mounts(daemon: &crate::Daemon) -> usize {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let read = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));
+    let root = daemon.path("").display().to_string();
+    let below = |text: String| text.lines().filter(|line| line.contains(&root)).count();
+    let here = read("self").map_or(0, below);
+    let pid = daemon.pid().to_string();
+    if namespace(&pid) == namespace("self") {
+        return here;
+    }
+    here + read(&pid).map_or(0, |text| text.lines().count())
 }
 
 fn cgroup_roots() -> Vec<std::path::PathBuf> {

@@ -322,7 +322,8 @@ fn sysctl(text: &str) -> Result<(String, String)> {
     let known = *net == "net"
         && matches!(*family, "ipv4" | "ipv6" | "mpls")
         && matches!(*kind, "conf" | "neigh")
-        && *interface == "IFNAME";
+        // Docker's client writes what it is told in small letters.
+        && interface.eq_ignore_ascii_case("IFNAME");
     if !known || !plain || value.is_empty() {
         return Err(bad());
     }

@@ -211,6 +211,10 @@ impl ExecSession {
         inner.lsm.profile(&record.host)?;
         let process =
             plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
+        // As the first process was told; of what has stopped since, nothing.
+        let links = inner.links_of_the_bridge(&record).unwrap_or_default();
+        let process =
+            plan::with_links(process, links.into_iter().flat_map(|link| link.environment));
         let mut client: Option<OwnedFd> = None;
         let attach = conn.map(|conn| {
             client = Some(conn.fd);

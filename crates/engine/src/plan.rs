@@ -277,7 +277,10 @@ fn cgroup_parent(asked: &str, default: &str) -> String {
 }
 
 /// What links tell stands where the container's own settings say nothing.
-fn with_links(mut process: ProcessPlan, links: Vec<(String, String)>) -> ProcessPlan {
+pub(crate) fn with_links(
+    mut process: ProcessPlan,
+    links: impl IntoIterator<Item = (String, String)>,
+) -> ProcessPlan {
     for (name, value) in links {
         if !process.env.iter().any(|known| known.split('=').next() == Some(&name)) {
             process.env.push(format!("{name}={value}"));

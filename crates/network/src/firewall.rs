@@ -66,6 +66,7 @@ const SRCNAT: i32 = 100;
 
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
+const IGMP: u8 = 2;
 const ICMPV6: u8 = 58;
 
 /// What one bridge network wants of the rules.
@@ -311,8 +312,14 @@ fn forward_rules() -> Vec<Vec<E>> {
 /// What is forwarded between strangers is dropped. Not in the chain `forward`: with the kernel's
 /// br_netfilter that one sees the frames within other people's bridges as well, which are none of
 /// our business. Behind it these have no interface that they came from, and neither has what the
-/// host itself sends.
+/// host itself sends. But the kernel's own words to its neighbours (ND, MLD, IGMP) are made with
+/// the interface that they leave by, which then looks like the one that they came from: without
+/// them the host would have no IPv6 any more. They come from an address of the host, from a
+/// link-local one or from none; the latter two no router forwards.
 fn stranger_rules(closed: Closed) -> Vec<Vec<E>> {
+    let from6 = |network: Ipv6Addr, prefix| {
+        vec![E::Ipv6, E::Source { network: network.into(), prefix }, E::Accept]
+    };
     let mut rules = vec![
         vec![E::InterfaceIn { name: String::new(), is: true }, E::Accept],
         vec![from(BRIDGES), E::Accept],
@@ -320,9 +327,13 @@ fn stranger_rules(closed: Closed) -> Vec<Vec<E>> {
         vec![E::Mark(ACCEPT_MARK), E::Accept],
     ];
     if closed.v4 {
+        rules.push(vec![E::Ipv4, E::Protocol(IGMP), E::LocalSource(true), E::Accept]);
         rules.push(vec![E::Ipv4, E::Drop]);
     }
     if closed.v6 {
+        rules.push(vec![E::Ipv6, E::Protocol(ICMPV6), E::LocalSource(true), E::Accept]);
+        rules.push(from6(Ipv6Addr::UNSPECIFIED, 128));
+        rules.push(from6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
         rules.push(vec![E::Ipv6, E::Drop]);
     }
     rules

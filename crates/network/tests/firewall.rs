@@ -544,6 +544,10 @@ fn the_host_does_not_become_a_router() {
         firewall.install(Closed::default(), vec![rules("br-a")], Vec::new()).unwrap();
         for (v4, v6) in [(false, false), (true, false), (true, true), (false, true)] {
             firewall.set_closed(Closed { v4, v6 }).unwrap();
+            // Neighbours are found anew, by the host and by those that look for it.
+            for netns in [&host.here, &host.neighbour, &other] {
+                netns.sh("ip -6 neigh flush all; ip neigh flush all");
+            }
             assert_eq!(through(Family::V4, !v4).is_some(), !v4);
             assert_eq!(through(Family::V6, !v6).is_some(), !v6);
             for family in BOTH {
