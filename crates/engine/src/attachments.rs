@@ -1,8 +1,10 @@
 //! The networks of a container: what it asks for, checked, and what that comes to. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hoy_network::EndpointSpec;
+use hoy_types::{Digest, ErrorKind, Timestamp};
 use hoy_wire as wire;
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +15,82 @@ use crate::record::{NetworkMode, Record};
 /// A network that a container is in, or will be when it runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Attachment {
-    /// The network's id.
+    /// The network's id; its name where there was no such network yet.
     pub network: String,
+    /// The network's name when the container was last told of it.
+    #[serde(default)]
+    pub name: String,
     /// As it was asked for.
     pub settings: wire::EndpointSettings,
 }
 
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 const INTERFACE: &str = "com.docker.network.endpoint.ifname";
+
+const OF_THE_HOST: &str =
+    "container cannot be disconnected from host network or connected to host network";
+
+/// A network by what somebody called it; it need not be there before the container starts.
+struct Place {
+    id: String,
+    name: String,
+    document: Option<Arc<Document>>,
+}
+
+impl Place {
+    fn new(directory: &Directory, name: &str) -> Result<Self> {
+        match directory.find(name) {
+            Ok(found) => {
+                let (id, name) = (found.id.clone(), found.name.clone());
+                Ok(Self { id, name, document: Some(found) })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && !name.is_empty() => {
+                Ok(Self { id: name.to_owned(), name: name.to_owned(), document: None })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has_names(&self) -> bool {
+        self.document.as_ref().is_none_or(|document| document.has_names())
+    }
+
+    fn attachment(&self, settings: wire::EndpointSettings) -> Attachment {
+        Attachment { network: self.id.clone(), name: self.name.clone(), settings }
+    }
+}
+
+/// Finds by their names the networks that were not there when a container was created, or were
+/// removed before it first ran.
+pub(crate) fn resolve(directory: &Directory, record: &mut Record) -> Result<()> {
+    let first = record.state.started_at == Timestamp::ZERO;
+    for one in &mut record.network.attachments {
+        if directory.by_id(&one.network).is_some() {
+            continue;
+        }
+        let missing = |name: &str| Error::not_found(format!("network {name} not found"));
+        if one.name.is_empty() || !(first || one.name == one.network) {
+            return Err(missing(&one.network));
+        }
+        let found = directory.find(&one.name).map_err(|_| missing(&one.name))?;
+        check(&one.settings, &found)?;
+        one.network.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+/// An id of what Docker has on its networks without interfaces: the same as long as one runs.
+pub(crate) fn endpoint_without_interface(record: &Record, network: &str) -> String {
+    let known = |hex: &str| Digest::from_hex(hex).map_or([0; 32], |digest| *digest.as_bytes());
+    let (mut out, other) = (known(record.key()), known(network));
+    for (byte, other) in out.iter_mut().zip(other) {
+        *byte ^= other;
+    }
+    for (byte, started) in out.iter_mut().zip(record.state.started_at.seconds().to_be_bytes()) {
+        *byte ^= started;
+    }
+    Digest::from_sha256(out).hex()
+}
 
 /// Which networks a new container is to be in. The first is the one that its mode names.
 pub(crate) fn decide(
@@ -36,7 +106,15 @@ pub(crate) fn decide(
         "host" => NetworkMode::Host,
         "none" => NetworkMode::None,
         text => match text.strip_prefix("container:") {
-            Some(other) => NetworkMode::Container(find(other)?),
+            Some("") => {
+                return Err(Error::invalid(
+                    "Invalid network mode: invalid container format container:<name|id>",
+                ));
+            }
+            // To Docker's client, what is not found at a create is the image.
+            Some(other) => NetworkMode::Container(
+                find(other).map_err(|error| Error::invalid(error.to_string()))?,
+            ),
             None => NetworkMode::Networks,
         },
     };
@@ -55,18 +133,20 @@ pub(crate) fn decide(
         }
         return Ok((mode, Vec::new()));
     }
-    let main = directory.find(&host.network_mode)?;
+    let main = Place::new(directory, &host.network_mode)?;
     let mut out: Vec<Attachment> = Vec::new();
     for (name, settings) in asked {
         // Docker's clients call the default bridge `default`, too.
-        let document = directory.find(if name == "default" { "bridge" } else { name })?;
-        if out.iter().any(|one| one.network == document.id) {
-            return Err(Error::invalid(format!("network {} is given twice", document.name)));
+        let place = Place::new(directory, if name == "default" { "bridge" } else { name })?;
+        if out.iter().any(|one| one.network == place.id) {
+            return Err(Error::invalid(format!("network {} is given twice", place.name)));
         }
         let settings = wanted(settings);
-        check(&settings, &document)?;
-        let one = Attachment { network: document.id.clone(), settings };
-        if document.id == main.id {
+        if let Some(document) = &place.document {
+            check(&settings, document)?;
+        }
+        let one = place.attachment(settings);
+        if place.id == main.id {
             out.insert(0, one);
         } else {
             out.push(one);
@@ -74,19 +154,19 @@ pub(crate) fn decide(
     }
     let named = out.iter().any(|one| one.network == main.id);
     if out.is_empty() || (!named && main.has_names()) {
-        attachable(&main)?;
-        let one =
-            Attachment { network: main.id.clone(), settings: wire::EndpointSettings::default() };
-        out.insert(0, one);
+        if let Some(document) = &main.document {
+            attachable(document)?;
+        }
+        out.insert(0, main.attachment(wire::EndpointSettings::default()));
     }
-    own_mac(config, &main, &mut out)?;
+    own_mac(config, &main.id, &mut out)?;
     Ok((mode, out))
 }
 
 /// The container-wide address goes to the network that the mode names.
 fn own_mac(
     config: &wire::ContainerConfig,
-    main: &Document,
+    main: &str,
     attachments: &mut [Attachment],
 ) -> Result<()> {
     if config.mac_address.is_empty() {
@@ -95,7 +175,7 @@ fn own_mac(
     if hoy_network::parse_mac(&config.mac_address).is_none() {
         return Err(Error::invalid(format!("{} is not a valid mac address", config.mac_address)));
     }
-    if let Some(one) = attachments.iter_mut().find(|one| one.network == main.id) {
+    if let Some(one) = attachments.iter_mut().find(|one| one.network == main) {
         let own = &mut one.settings.mac_address;
         if !own.is_empty() && *own != config.mac_address {
             return Err(Error::invalid(
@@ -110,57 +190,39 @@ fn own_mac(
 
 /// Whether a container can be put into one more network.
 pub(crate) fn may_connect(record: &Record, network: &Document) -> Result<()> {
-    let forbidden = |text: String| Err(Error::new(hoy_types::ErrorKind::Forbidden, text));
-    match record.network.mode {
-        NetworkMode::Container(_) => {
-            return Err(Error::invalid(
-                "container sharing network namespace with another container or host cannot be \
-                 connected to any other network",
-            ));
-        }
-        NetworkMode::Host => {
-            return Err(Error::invalid(
-                "container cannot be disconnected from host network or connected to host network",
-            ));
-        }
-        NetworkMode::None => {
-            return Err(Error::invalid(
-                "container cannot be connected to multiple networks with one of the networks in \
-                 private (none) mode",
-            ));
-        }
-        NetworkMode::Networks => {}
-    }
-    match network.name.as_str() {
-        "host" => Err(Error::invalid(
-            "container cannot be disconnected from host network or connected to host network",
-        )),
-        "none" => Err(Error::invalid(
-            "container cannot be connected to multiple networks with one of the networks in \
-             private (none) mode",
-        )),
-        _ if record.network.attachment(&network.id).is_some() => forbidden(format!(
-            "endpoint with name {} already exists in network {}",
-            record.name, network.name
-        )),
+    const SHARED: &str = "container sharing network namespace with another container or host \
+                          cannot be connected to any other network";
+    const NONE: &str = "container cannot be connected to multiple networks with one of the \
+                        networks in private (none) mode";
+    let twice = || {
+        Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "endpoint with name {} already exists in network {}",
+                record.name, network.name
+            ),
+        ))
+    };
+    match (&record.network.mode, network.name.as_str()) {
+        (NetworkMode::Host, "host") | (NetworkMode::None, "none") => twice(),
+        (NetworkMode::Container(_) | NetworkMode::Host, _) => Err(Error::invalid(SHARED)),
+        (_, "host") => Err(Error::invalid(OF_THE_HOST)),
+        (NetworkMode::None, _) | (_, "none") => Err(Error::invalid(NONE)),
+        _ if record.network.attachment(&network.id).is_some() => twice(),
         _ => Ok(()),
     }
 }
 
 /// Whether a container can be taken out of a network.
 pub(crate) fn may_disconnect(record: &Record, network: &Document) -> Result<()> {
-    let out = || {
-        Err(Error::new(
-            hoy_types::ErrorKind::Forbidden,
+    match (&record.network.mode, network.name.as_str()) {
+        (NetworkMode::Host, "host") => Err(Error::invalid(OF_THE_HOST)),
+        (NetworkMode::None, "none") => Ok(()),
+        (NetworkMode::Networks, _) if record.network.attachment(&network.id).is_some() => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::Forbidden,
             format!("container {} is not connected to network {}", record.id, network.name),
-        ))
-    };
-    match record.network.mode {
-        NetworkMode::Host if network.name == "host" => Err(Error::invalid(
-            "container cannot be disconnected from host network or connected to host network",
         )),
-        NetworkMode::Networks if record.network.attachment(&network.id).is_some() => Ok(()),
-        _ => out(),
     }
 }
 
@@ -180,7 +242,7 @@ pub(crate) fn wanted(settings: &wire::EndpointSettings) -> wire::EndpointSetting
 fn attachable(document: &Document) -> Result<()> {
     if document.config_only {
         return Err(Error::new(
-            hoy_types::ErrorKind::Forbidden,
+            ErrorKind::Forbidden,
             format!("cannot connect to network {}: it is a config-only network", document.name),
         ));
     }

@@ -421,9 +421,10 @@ impl Inner {
             })
             .map_err(failed("read the image's configuration"))?;
         spec::check(&config, &host)?;
+        let exposed = !config.exposed_ports.is_empty();
         spec::merge_config(&mut config, &image_config);
         spec::check(&config, &host)?;
-        let warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
+        let mut warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
         userns::check(&host, self.id_maps.is_some())?;
         if !self.settings.has_runtime(&host.runtime) {
@@ -458,6 +459,15 @@ impl Inner {
             return Err(Error::invalid(
                 "conflicting options: port publishing and the container type network mode",
             ));
+        }
+        if let (NetworkMode::Container(_), true) = (&mode, exposed) {
+            return Err(Error::invalid(
+                "conflicting options: port exposing and the container type network mode",
+            ));
+        }
+        if host.network_mode == "host" && host.port_bindings.as_ref().is_some_and(|p| !p.is_empty())
+        {
+            warnings.push("Published ports are discarded when using host network mode".into());
         }
         let command = spec::command(&config)?;
         let mounts = spec::mounts(&host)?;

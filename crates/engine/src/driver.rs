@@ -29,7 +29,7 @@ use crate::limits;
 use crate::networks::{Document, network_error};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::View;
-use crate::sandbox::{Sandbox, namespace_of};
+use crate::sandbox::{Sandbox, namespace_of, set_up};
 use crate::shim_link::{Answer, Incoming, LinkError, ShimLink};
 
 /// Commands that may wait for one container.
@@ -683,6 +683,8 @@ impl Driver {
     async fn try_start(&mut self) -> std::result::Result<(), (Error, i32)> {
         let other = |error: Error| (error, 128);
         let inner = Arc::clone(&self.inner);
+        attachments::resolve(&inner.networks, &mut self.record)
+            .map_err(|error| other(set_up(error)))?;
         let record = self.record.clone();
         let network = tokio::task::spawn_blocking({
             let inner = Arc::clone(&inner);
@@ -906,7 +908,7 @@ impl Driver {
             ));
         }
         let before = self.record.network.clone();
-        let one = Attachment { network: network.id.clone(), settings };
+        let one = Attachment { network: network.id.clone(), name: network.name.clone(), settings };
         if self.record.state.phase.is_alive() {
             let spec = attachments::endpoint(&one)?;
             self.record.network.attachments.push(one);
@@ -933,7 +935,10 @@ impl Driver {
         attachments::may_disconnect(&self.record, network)?;
         let before = self.record.network.clone();
         self.record.network.attachments.retain(|one| one.network != network.id);
-        if self.record.state.phase.is_alive() {
+        if self.record.network.mode == NetworkMode::None {
+            // It has a namespace of its own, in which interfaces may come.
+            self.record.network.mode = NetworkMode::Networks;
+        } else if self.record.state.phase.is_alive() {
             let inner = Arc::clone(&self.inner);
             let record = self.record.clone();
             let id = network.id.clone();

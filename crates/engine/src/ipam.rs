@@ -11,7 +11,7 @@ use crate::networks::parsed;
 
 /// Checks the subnets of a network, with Docker's words for all that is wrong.
 pub(crate) fn check(configs: &[wire::IpamConfig], ipv6: bool) -> Result<()> {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut taken) = (Vec::new(), Vec::new());
     for config in configs {
         if config.subnet.is_empty() {
             let more = !config.ip_range.is_empty()
@@ -40,8 +40,16 @@ pub(crate) fn check(configs: &[wire::IpamConfig], ipv6: bool) -> Result<()> {
         for (name, text) in &config.auxiliary_addresses {
             if let Some(why) = address(text) {
                 wrong.push(format!("invalid auxiliary address {name}: {why}"));
+            } else if text == &config.gateway {
+                taken.push(format!(
+                    "failed to allocate secondary ip address ({name}:{text}): Address already in \
+                     use"
+                ));
             }
         }
+    }
+    if let (true, Some(first)) = (wrong.is_empty(), taken.into_iter().next()) {
+        return Err(Error::new(hoy_types::ErrorKind::Forbidden, first));
     }
     if wrong.is_empty() {
         return Ok(());

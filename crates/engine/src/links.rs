@@ -51,6 +51,21 @@ impl Inner {
         Ok(())
     }
 
+    /// The links of the default bridge as Docker shows them; those of other networks are their
+    /// endpoints'.
+    pub fn shown_links(&self, record: &Record) -> Option<Vec<String>> {
+        if record.host.network_mode != "bridge" {
+            return None;
+        }
+        let shown = |link: &String| {
+            let (name, alias) = split(link).ok()?;
+            let other = self.registry.find(name).ok()?;
+            Some(format!("/{}:/{}/{alias}", other.record().name, record.name))
+        };
+        let all: Vec<_> = record.host.links.iter().flatten().filter_map(shown).collect();
+        (!all.is_empty()).then_some(all)
+    }
+
     /// The linked containers as they are now.
     pub fn links(&self, record: &Record) -> Result<Vec<Link>> {
         let mut out = Vec::new();

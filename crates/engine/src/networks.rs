@@ -11,6 +11,7 @@ use hoy_types::{ErrorKind, Timestamp};
 use hoy_wire as wire;
 use serde::{Deserialize, Serialize};
 
+use crate::attachments;
 use crate::driver::Command;
 use crate::engine::{Engine, Inner, now, random};
 use crate::error::{Error, Result, failed, lost};
@@ -227,6 +228,14 @@ impl Engine {
                 document.name
             )));
         }
+        if document.config_only
+            && self.inner.networks.all().iter().any(|other| other.config_from == document.name)
+        {
+            return Err(forbidden(format!(
+                "error while removing network: configuration network {:?} is in use",
+                document.name
+            )));
+        }
         let inside = self.inner.containers_in(&document);
         if !inside.is_empty() {
             let all: Vec<String> = inside
@@ -290,8 +299,8 @@ impl Engine {
         name: &str,
         request: wire::NetworkConnectRequest,
     ) -> Result<()> {
-        let document = self.inner.networks.find(name)?;
         let handle = self.inner.registry.find(&request.container)?;
+        let document = self.inner.networks.find(name)?;
         let settings = request.endpoint_config.unwrap_or_default();
         let settings = Box::new(settings);
         handle.ask(|done| Command::Connect { network: document, settings, done }).await
@@ -302,9 +311,22 @@ impl Engine {
         name: &str,
         request: wire::NetworkDisconnectRequest,
     ) -> Result<()> {
-        let document = self.inner.networks.find(name)?;
-        let handle = self.inner.registry.find(&request.container)?;
         let force = request.force;
+        let handle = match self.inner.registry.find(&request.container) {
+            Err(error) if force && error.kind() == ErrorKind::NotFound => {
+                return Err(Error::not_found(format!("endpoint {} not found", request.container)));
+            }
+            found => found?,
+        };
+        let document = match self.inner.networks.find(name) {
+            Err(error) => {
+                let record = handle.record();
+                let gone = left_of(&record, name);
+                let given = gone.filter(|_| force || !record.state.phase.is_alive());
+                Arc::new(given.ok_or(error)?)
+            }
+            Ok(found) => found,
+        };
         handle.ask(|done| Command::Disconnect { network: document, force, done }).await
     }
 }
@@ -326,6 +348,11 @@ impl Inner {
         check_name(&request.name)?;
         match request.scope.as_str() {
             "" | "local" => {}
+            "swarm" => {
+                return Err(forbidden(
+                    "cannot create a swarm scoped network when swarm is not active",
+                ));
+            }
             other => return Err(Error::unavailable(format!("a network of the scope {other}"))),
         }
         if request.ingress {
@@ -378,12 +405,9 @@ impl Inner {
         request: wire::NetworkCreateRequest,
         from: &str,
     ) -> Result<wire::NetworkCreateRequest> {
-        let pattern = self.networks.find(from)?;
-        if !pattern.config_only {
-            return Err(Error::invalid(format!(
-                "configuration network {from:?} is not a config-only network"
-            )));
-        }
+        let found = self.networks.find(from).ok().filter(|found| found.config_only);
+        let missing = || Error::not_found(format!("configuration network {from:?} does not exist"));
+        let pattern = found.ok_or_else(missing)?;
         let some =
             |map: &Option<BTreeMap<String, String>>| map.as_ref().is_some_and(|m| !m.is_empty());
         let own = request.ipam.as_ref().is_some_and(|ipam| {
@@ -481,7 +505,11 @@ impl Inner {
             let record = handle.record();
             used.extend(record.network.attachments.iter().map(|one| one.network.clone()));
         }
-        used.extend(self.networks.all().iter().map(|one| one.config_from.clone()));
+        let all = self.networks.all();
+        let patterns = all.iter().filter(|one| !one.config_from.is_empty());
+        used.extend(
+            patterns.filter_map(|one| Some(self.networks.find(&one.config_from).ok()?.id.clone())),
+        );
         used
     }
 
@@ -562,7 +590,8 @@ impl Inner {
         };
         if let (true, Ok(network)) = (record.state.phase.is_alive(), self.networks.find(predefined))
         {
-            out.push((network.id.clone(), named()));
+            let endpoint_id = attachments::endpoint_without_interface(record, &network.id);
+            out.push((network.id.clone(), wire::EndpointResource { endpoint_id, ..named() }));
         }
         out
     }
@@ -577,6 +606,13 @@ impl Inner {
         }
         self.event("network", action, &document.id, attributes);
     }
+}
+
+/// A network that is not there (any more), by what a container has of it.
+fn left_of(record: &Record, name: &str) -> Option<Document> {
+    let mut all = record.network.attachments.iter();
+    let one = all.find(|one| one.name == name || one.network == name)?;
+    Some(Document::predefined(&one.name, "bridge", one.network.clone()))
 }
 
 /// Docker's name of what makes a network.

@@ -12,7 +12,7 @@ use hoy_network::{
     Ticket,
 };
 use hoy_store::Op;
-use hoy_types::ContainerId;
+use hoy_types::{ContainerId, Timestamp};
 
 use crate::attachments::{self, Attachment};
 use crate::engine::{Inner, META, host_resolv_conf, ports};
@@ -68,10 +68,6 @@ impl Inner {
         let before = self.network.forwarding();
         let ticket = self.network.sandbox(&spec);
         self.remember_forwarding(before);
-        let set_up = |error: Error| {
-            Error::new(error.kind(), format!("failed to set up container networking: {error}"))
-                .with_source(error)
-        };
         let ticket = ticket.map_err(network_error).map_err(set_up)?;
         // Before anything runs in it: a daemon killed from here on finds its own again.
         if !ticket.endpoints.is_empty()
@@ -275,6 +271,10 @@ impl Inner {
         out.dns_names = named.then(|| attachments::names(record, one));
         let Some(endpoint) = record.network.endpoints.iter().find(|e| e.network == one.network)
         else {
+            // Known from the first start on.
+            if record.state.started_at != Timestamp::ZERO {
+                out.network_id.clone_from(&one.network);
+            }
             return out;
         };
         out.network_id.clone_from(&endpoint.network);
@@ -292,6 +292,12 @@ impl Inner {
         out.ipv6_gateway = endpoint.gateway6.map(|gateway| gateway.to_string()).unwrap_or_default();
         out
     }
+}
+
+/// In Docker's words: what kept a container from starting.
+pub(crate) fn set_up(error: Error) -> Error {
+    Error::new(error.kind(), format!("failed to set up container networking: {error}"))
+        .with_source(error)
 }
 
 /// The network namespace of a container that runs.

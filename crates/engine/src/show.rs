@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hoy_types::{Reference, Timestamp};
 use hoy_wire as wire;
 
-use crate::attachments::Attachment;
+use crate::attachments::{self, Attachment};
 use crate::engine::{Inner, now};
 use crate::error::{Error, Result};
 use crate::life::Phase;
@@ -65,7 +65,10 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
         exec_ids: (!execs.is_empty()).then_some(execs),
-        host_config: Some(record.host.clone()),
+        host_config: Some(wire::HostConfig {
+            links: inner.shown_links(record),
+            ..record.host.clone()
+        }),
         graph_driver: wire::DriverData { name: "overlay2".to_owned(), data: Some(data) },
         mounts: Some(mounts(record)),
         config: Some(record.config.clone()),
@@ -101,6 +104,7 @@ fn endpoints(inner: &Inner, record: &Record) -> BTreeMap<String, wire::EndpointS
         let mut settings = wire::EndpointSettings::default();
         if let (true, Ok(network)) = (record.state.phase.is_alive(), inner.networks.find(name)) {
             settings.network_id.clone_from(&network.id);
+            settings.endpoint_id = attachments::endpoint_without_interface(record, &network.id);
         }
         BTreeMap::from([(name.to_owned(), settings)])
     };
@@ -114,7 +118,8 @@ fn endpoints(inner: &Inner, record: &Record) -> BTreeMap<String, wire::EndpointS
         let name = match inner.networks.by_id(&one.network) {
             Some(network) => network.name.clone(),
             // Removed meanwhile.
-            None => one.network.clone(),
+            None if one.name.is_empty() => one.network.clone(),
+            None => one.name.clone(),
         };
         (name, inner.show_endpoint(record, one))
     };
@@ -123,7 +128,7 @@ fn endpoints(inner: &Inner, record: &Record) -> BTreeMap<String, wire::EndpointS
 
 fn ports(record: &Record) -> wire::PortMap {
     let mut out = wire::PortMap::new();
-    if !record.state.phase.is_alive() || record.network.mode != NetworkMode::Networks {
+    if !record.state.phase.is_alive() || record.network.endpoints.is_empty() {
         return out;
     }
     for port in record.config.exposed_ports.keys() {
@@ -264,6 +269,9 @@ pub(crate) struct Filter {
     since: Option<Arc<Record>>,
 }
 
+/// An expression may not cost more than this.
+const MAX_EXPRESSION: usize = 1 << 18;
+
 const FILTERS: &[&str] = &[
     "ancestor",
     "before",
@@ -334,8 +342,9 @@ impl Filter {
             None => record.labels().any(|(k, _)| k == value),
         };
         let one = |name: &str, value: &str| match name {
-            "id" => record.key().starts_with(value),
-            "name" => record.name.contains(value.trim_start_matches('/')),
+            "id" => matches(value, record.key()),
+            // With the slash before it, and without.
+            "name" => matches(value, &record.name) || matches(value, &format!("/{}", record.name)),
             "status" => record.state.phase.status() == value,
             "exited" => {
                 record.state.phase == Phase::Exited && value.parse() == Ok(record.state.exit_code)
@@ -363,6 +372,16 @@ impl Filter {
         }) && self.before.as_ref().is_none_or(|other| record.created < other.created)
             && self.since.as_ref().is_none_or(|other| record.created > other.created)
     }
+}
+
+/// A text means itself or, as an expression, what it matches somewhere in. Go's expressions know
+/// ASCII alone in their classes.
+fn matches(wanted: &str, value: &str) -> bool {
+    let expression = || {
+        let mut builder = regex::bytes::RegexBuilder::new(wanted);
+        builder.unicode(false).size_limit(MAX_EXPRESSION).build()
+    };
+    wanted == value || expression().is_ok_and(|known| known.is_match(value.as_bytes()))
 }
 
 /// What `ps -ef` would say of these processes, read from /proc.

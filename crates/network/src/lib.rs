@@ -83,8 +83,8 @@ pub enum NetworkError {
     #[error("network {0} has active endpoints")]
     InUse(String),
     #[error(
-        "the parent interface {0} does not exist: name one that this host has (`ip link`), or a \
-         sub-interface of one (eth0.50)"
+        "invalid subinterface vlan name {0}, example formatting is eth0.10: the parent interface \
+         does not exist on this host (`ip link` lists those that do)"
     )]
     NoParent(String),
     #[error(

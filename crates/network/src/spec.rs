@@ -113,6 +113,11 @@ pub enum SpecError {
     Option { name: String, value: String, hint: &'static str },
     #[error("unknown option {name:?} of the {driver} driver")]
     Unknown { name: String, driver: &'static str },
+    #[error(
+        "requested macvlan mode '{0}' is not valid, 'bridge' mode is the macvlan driver default \
+         (there are bridge, private, vepa and passthru)"
+    )]
+    MacvlanMode(String),
     #[error("networks have same bridge name: {interface} belongs to network {network}")]
     SameBridge { interface: String, network: String },
     #[error("network {network} is already using parent interface {interface}")]
@@ -493,7 +498,7 @@ impl LinkOptions {
                         "private" => MacvlanMode::Private,
                         "vepa" => MacvlanMode::Vepa,
                         "passthru" => MacvlanMode::Passthru,
-                        _ => return Err(bad(": there are bridge, private, vepa and passthru")),
+                        _ => return Err(SpecError::MacvlanMode(value.clone())),
                     });
                 }
                 "ipvlan_mode" if !macvlan => {
