@@ -13,6 +13,7 @@ mod limits;
 mod many;
 mod measure;
 mod memory;
+mod network;
 mod options;
 mod peer;
 mod place;
@@ -46,6 +47,7 @@ fn run() -> Result<ExitCode> {
             let run = match options.what {
                 What::Start => start::run,
                 What::Limits => limits::run,
+                What::Network => network::run,
             };
             run(&place, &options).map(|()| ExitCode::SUCCESS)
         }

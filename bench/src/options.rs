@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub const NAMES: &[&str] =
     &["hoy", "docker+hoyd", "docker", "podman-crun", "podman-runc", "crun", "runc"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]";
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum What {
     Start,
     /// What each limit adds to a start of hoy's.
     Limits,
+    /// What networks cost, for every engine.
+    Network,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -38,9 +40,12 @@ pub fn parse(args: &[String]) -> Result<Options> {
     let what = match words.next() {
         Some("start") => What::Start,
         Some("limits") => What::Limits,
-        _ => bail!("which benchmark? There are start and limits\n{USAGE}"),
+        Some("network") => What::Network,
+        _ => bail!("which benchmark? There are start, limits and network\n{USAGE}"),
     };
-    let mut options = Options { what, rounds: 20, only: Vec::new(), json: false };
+    // Those of a network are long.
+    let rounds = if what == What::Network { 5 } else { 20 };
+    let mut options = Options { what, rounds, only: Vec::new(), json: false };
     while let Some(word) = words.next() {
         match word {
             "--rounds" => {
@@ -48,7 +53,7 @@ pub fn parse(args: &[String]) -> Result<Options> {
                 options.rounds = number.parse().context("--rounds")?;
                 ensure!(options.rounds > 0, "--rounds: at least 1");
             }
-            "--only" if what == What::Start => {
+            "--only" if what != What::Limits => {
                 let names = words.next().context("--only needs names")?;
                 for name in names.split(',') {
                     ensure!(NAMES.contains(&name), "no {name:?}; there are {}", NAMES.join(", "));
@@ -77,6 +82,13 @@ mod tests {
         assert!(!options.wants("podman-crun") && !options.wants("docker+hoyd"));
         assert_eq!((options.rounds, options.json), (3, true));
         assert!(NAMES.iter().all(|name| of("start").unwrap().wants(name)));
+    }
+
+    #[test]
+    fn rounds_of_a_network_are_fewer() {
+        let options = of("network --only docker").unwrap();
+        assert_eq!((options.what, options.rounds), (What::Network, 5));
+        assert!(options.wants("docker") && !options.wants("podman-crun"));
     }
 
     #[test]

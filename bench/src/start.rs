@@ -54,7 +54,7 @@ pub fn run(place: &Place, options: &Options) -> Result<()> {
 }
 
 /// The kernel, processors and the load: figures of a busy machine are no figures.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");

@@ -83,7 +83,7 @@ pub fn install(prefix: &str) -> Result<()> {
 
 pub fn bench(args: &[String]) -> Result<()> {
     let Some((name, rest)) = args.split_first() else {
-        bail!("which benchmark? There are: start, limits");
+        bail!("which benchmark? There are: start, limits, network");
     };
     let directory = programs::target_directory().join("dist-programs");
     programs::build_into(&directory, Effort::Dist)?;
