@@ -34,8 +34,11 @@ impl Loop {
     }
 
     fn over(file: &Path, fuse: Option<Fuse>) -> Self {
-        let mut losetup = Run::new("losetup");
-        losetup = losetup.args(["--find", "--show", &file.display().to_string()]);
+        // A file in memory knows no direct I/O everywhere; without it, some kernels ask a file
+        // system for each page by itself.
+        let direct = if fuse.is_some() { "--direct-io=on" } else { "--direct-io=off" };
+        let losetup = Run::new("losetup").args(["--find", "--show", direct]);
+        let losetup = losetup.args([file]);
         let path = PathBuf::from(losetup.run().ok().trim());
         let open = File::open(&path);
         // While it is open, this only says that it goes when it is open no more.

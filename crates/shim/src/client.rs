@@ -156,7 +156,8 @@ pub fn kept(exec_root: &Path, id: &str, name: &str) -> Result<Vec<OwnedFd>, Erro
         let deadline = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
         poll(&mut fds, Some(&deadline))
             .map_err(|errno| Error::io("wait for a shim")(errno.into()))?;
-        if let Some((FromShim::Reply { reply: Reply::Kept, .. }, descriptors)) = connection.recv()?
+        if let Some((FromShim::Reply { reply: Reply::Kept, .. }, descriptors)) =
+            connection.recv()?
         {
             return Ok(descriptors);
         }
