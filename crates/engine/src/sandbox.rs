@@ -201,12 +201,14 @@ impl Inner {
     /// One more interface for a container that runs. Blocks.
     pub fn plug(&self, record: &Record, name: &str, spec: &EndpointSpec) -> Result<Vec<Endpoint>> {
         let netns = namespace_of(record)?;
+        let bindings = ports(record)?;
         let before = self.network.forwarding();
-        let all = self.network.connect(netns.as_fd(), name, &record.network.endpoints, spec);
+        let all =
+            self.network.connect(netns.as_fd(), name, &bindings, &record.network.endpoints, spec);
         self.remember_forwarding(before);
         let all = all.map_err(network_error)?;
         if let Err(error) = self.note_endpoints(&record.id, &all) {
-            let _ = self.network.disconnect(netns.as_fd(), name, &all, &spec.network);
+            let _ = self.network.disconnect(netns.as_fd(), name, &bindings, &all, &spec.network);
             return Err(error);
         }
         Ok(all)
@@ -216,7 +218,8 @@ impl Inner {
     pub fn unplug(&self, record: &Record, network: &str, force: bool) -> Result<Vec<Endpoint>> {
         let before = &record.network.endpoints;
         let left = namespace_of(record).and_then(|netns| {
-            let left = self.network.disconnect(netns.as_fd(), &record.name, before, network);
+            let (name, bindings) = (&record.name, ports(record)?);
+            let left = self.network.disconnect(netns.as_fd(), name, &bindings, before, network);
             left.map_err(network_error)
         });
         let (gone, others): (Vec<Endpoint>, Vec<Endpoint>) =

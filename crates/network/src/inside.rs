@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hoy_netlink::route::{Interface, Ipvlan, Macvlan, MacvlanMode, Route, Veth};
-use hoy_netlink::{Socket, SocketKind};
+use hoy_netlink::{NetlinkError, Socket, SocketKind};
 use hoy_sys::{process, userns};
 use hoy_types::IdMaps;
 use rustix::fs::{Mode, OFlags};
@@ -85,23 +85,36 @@ pub(crate) fn create(
                 LinkMode::Macvlan(mode) => {
                     // Passing all through, it has the parent's address.
                     let mac = (*mode != MacvlanMode::Passthru).then_some(link.mac);
-                    route.create_macvlan(&Macvlan {
+                    let made = route.create_macvlan(&Macvlan {
                         parent,
                         mode: *mode,
                         name,
                         mac,
                         mtu,
                         netns,
-                    })?;
+                    });
+                    made.map_err(lacks("macvlan"))?;
                 }
                 LinkMode::Ipvlan(mode, flag) => {
                     let (mode, flag) = (*mode, *flag);
-                    route.create_ipvlan(&Ipvlan { parent, mode, flag, name, mtu, netns })?;
+                    let made =
+                        route.create_ipvlan(&Ipvlan { parent, mode, flag, name, mtu, netns });
+                    made.map_err(lacks("ipvlan"))?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// A kind of interface that the kernel does not know is called by its name.
+fn lacks(driver: &'static str) -> impl FnOnce(NetlinkError) -> NetworkError {
+    move |error| match error.errno() {
+        Some(errno) if errno == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+            NetworkError::NoDriver(driver)
+        }
+        _ => error.into(),
+    }
 }
 
 /// A new namespace with its interfaces.

@@ -88,6 +88,11 @@ pub enum NetworkError {
     )]
     NoParent(String),
     #[error(
+        "this kernel has no {0} (CONFIG_{upper}): containers cannot join a network of that driver",
+        upper = .0.to_uppercase()
+    )]
+    NoDriver(&'static str),
+    #[error(
         "driver failed programming external connectivity on endpoint {name} ({endpoint}): {reason}"
     )]
     Port { name: String, endpoint: String, reason: String },

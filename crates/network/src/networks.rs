@@ -301,16 +301,18 @@ impl Networks {
     }
 
     /// One more endpoint for a container that runs. Gives all endpoints as they are now: another
-    /// may have become the way out, and ports go where that is.
+    /// may have become the way out, and ports go where that is. `bindings` are all that the
+    /// container wants: as long as it had no way out, it has none of them.
     pub fn connect(
         &self,
         netns: BorrowedFd<'_>,
         name: &str,
+        bindings: &[PortBinding],
         before: &[Endpoint],
         spec: &EndpointSpec,
     ) -> Result<Vec<Endpoint>, NetworkError> {
         let mut all = before.to_vec();
-        let ports = wanted_again(before);
+        let ports = wanted_again(bindings, before);
         let link = {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -343,10 +345,11 @@ impl Networks {
         &self,
         netns: BorrowedFd<'_>,
         name: &str,
+        bindings: &[PortBinding],
         before: &[Endpoint],
         network: &str,
     ) -> Result<Vec<Endpoint>, NetworkError> {
-        let ports = wanted_again(before);
+        let ports = wanted_again(bindings, before);
         let (gone, mut left): (Vec<Endpoint>, Vec<Endpoint>) =
             before.iter().cloned().partition(|endpoint| endpoint.network == network);
         decide_way_out(&mut left);
@@ -402,8 +405,9 @@ impl Networks {
     }
 }
 
-/// The ports of a container as they are, to be had again elsewhere.
-fn wanted_again(endpoints: &[Endpoint]) -> Vec<PortBinding> {
+/// The ports of a container as they are, to be had again elsewhere; those that it has not got, as
+/// they are wanted.
+fn wanted_again(bindings: &[PortBinding], endpoints: &[Endpoint]) -> Vec<PortBinding> {
     let mut out: Vec<PortBinding> = Vec::new();
     for port in endpoints.iter().flat_map(|endpoint| &endpoint.ports) {
         let binding = PortBinding {
@@ -415,6 +419,8 @@ fn wanted_again(endpoints: &[Endpoint]) -> Vec<PortBinding> {
             out.push(binding);
         }
     }
+    let has: Vec<_> = out.iter().map(|binding| binding.container).collect();
+    out.extend(bindings.iter().filter(|one| !has.contains(&one.container)).cloned());
     out
 }
 
