@@ -17,13 +17,16 @@ pub struct KernelCounts {
 impl KernelCounts {
     /// As the daemon's namespace and the machine show them now.
     pub fn of(daemon: &crate::Daemon) -> Self {
-        let lines = |path: &str| {
-            std::fs::read_to_string(path).map(|text| text.lines().count()).unwrap_or(0)
+        // Others mount things on this machine at the same time.
+        let root = daemon.path("").display().to_string();
+        let mounts = |path: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.lines().filter(|line| line.contains(&root)).count()
         };
         let pid = daemon.pid();
         let nft = daemon.netns().run("nft").args(["list", "table", "inet", "hoy"]).run();
         Self {
-            mounts: lines("/proc/self/mountinfo") + lines(&format!("/proc/{pid}/mountinfo")),
+            mounts: mounts("/proc/self/mountinfo") + mounts(&format!("/proc/{pid}/mountinfo")),
             links: daemon.netns().sh("ip -o link").lines().count(),
             cgroups: cgroup_roots()
                 .iter()

@@ -27,16 +27,16 @@ fn a_flush_opens_nothing_and_closes_nothing() {
     let idle = |name: &str, network: &str, more: &[&str]| {
         hoy_e2e::idle(&daemon, name, &[&["--network", network][..], more].concat());
     };
-    idle("a", "one", &["-p", "8080:80"]);
-    idle("b", "two", &[]);
-    idle("c", "one", &[]);
-    let [a, b, c] = ["a", "b", "c"].map(|name| netns(&daemon, name));
+    idle("in-a", "one", &["-p", "8080:80"]);
+    idle("in-b", "two", &[]);
+    idle("in-c", "one", &[]);
+    let [a, b, c] = ["in-a", "in-b", "in-c"].map(|name| netns(&daemon, name));
     let targets = |name: &str, network: &str| -> Vec<SocketAddr> {
         let all = addresses(&daemon, name, network);
         assert_eq!(all.len(), 2, "{all:?}");
         all.into_iter().map(|address| SocketAddr::new(address, 9)).collect()
     };
-    let (to_a, to_b) = (targets("a", "one"), targets("b", "two"));
+    let (to_a, to_b) = (targets("in-a", "one"), targets("in-b", "two"));
     let web = Echo::start(&a, 80);
     let [heard_a, heard_b] = [&a, &b].map(|netns| Echo::start(netns, 9));
     let there = Probe::start("from one to two", &a, intruder(to_b));
