@@ -131,7 +131,7 @@ impl Net {
                 let taken = pools.find_map(Pool::take).map(Some);
                 taken.ok_or_else(|| NetworkError::Exhausted {
                     family: if v4 { "IPv4" } else { "IPv6" },
-                    network: self.spec.name.clone(),
+                    network: format!("{} ({})", self.spec.name, self.spec.id),
                 })
             }
         }
