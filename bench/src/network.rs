@@ -83,7 +83,7 @@ impl Bench {
         crate::note("bench: engines");
         let image = Image::make(&place.work)?;
         let hoy = image.import(hoy::start(place)?)?;
-        let mut stands = vec![Stand::of(&hoy)?, Stand::plain(place)?];
+        let mut stands = vec![Stand::of(&hoy)?, Stand::plain(place)?, Stand::bridged(place)?];
         let wanted = |name: &str| options.wants(name);
         let mut others = Vec::new();
         if wanted("docker") {

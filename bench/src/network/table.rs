@@ -10,6 +10,8 @@ use crate::stats::{Figures, figures};
 
 /// The kernel's own pair of interfaces, with nothing between them.
 pub const VETH: &str = "plain veth";
+/// A bridge as engines make one, without rules.
+pub const BRIDGED: &str = "plain bridge";
 
 /// One measure, by all who took part.
 #[derive(Clone, Debug)]
