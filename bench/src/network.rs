@@ -83,7 +83,7 @@ impl Bench {
         crate::note("bench: engines");
         let image = Image::make(&place.work)?;
         let hoy = image.import(hoy::start(place)?)?;
-        let mut stands = vec![Stand::of(&hoy)?, Stand::plain(place)?];
+        let mut stands = vec![Stand::of(&hoy)?, Stand::plain(place)?, Stand::bridged(place)?];
         let wanted = |name: &str| options.wants(name);
         let mut others = Vec::new();
         if wanted("docker") {
@@ -195,9 +195,9 @@ impl Bench {
         }
         let mut rows = [
             Row::new(goals::NAMES, true),
-            Row::new("names: p99 so, µs", false),
+            Row::new("names: p99 at that rate, µs", false),
             Row::new("names: answers/s, one by one", true),
-            Row::new("names: p99 so, µs", false),
+            Row::new("names: p99 one by one, µs", false),
         ];
         let mut lost: std::collections::BTreeMap<&str, (usize, usize)> = Default::default();
         self.rounds(stands, |bench, stand, counts| {

@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub const NAMES: &[&str] =
     &["hoy", "docker+hoyd", "docker", "podman-crun", "podman-runc", "crun", "runc"];
 
+/// Those of them that have networks of their own.
+pub const NETWORKED: &[&str] = &["hoy", "docker", "podman-crun"];
+
 pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]";
 
 /// Which benchmark.
@@ -55,8 +58,9 @@ pub fn parse(args: &[String]) -> Result<Options> {
             }
             "--only" if what != What::Limits => {
                 let names = words.next().context("--only needs names")?;
+                let known = if what == What::Network { NETWORKED } else { NAMES };
                 for name in names.split(',') {
-                    ensure!(NAMES.contains(&name), "no {name:?}; there are {}", NAMES.join(", "));
+                    ensure!(known.contains(&name), "no {name:?}; there are {}", known.join(", "));
                     options.only.push(name.to_owned());
                 }
             }
@@ -93,9 +97,15 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in
-            ["", "stop", "start --only podman", "start --rounds", "start --rounds 0", "start -x"]
-        {
+        for line in [
+            "",
+            "stop",
+            "start --only podman",
+            "start --rounds",
+            "start --rounds 0",
+            "start -x",
+            "network --only crun",
+        ] {
             assert!(of(line).is_err(), "{line}");
         }
     }

@@ -26,7 +26,7 @@ pub fn through(when: &str) -> String {
 /// Not decided where the other side was not measured.
 pub fn all(rows: &[Row]) -> Vec<Goal> {
     let row = |what: &str| rows.iter().find(|row| row.what == what);
-    let hoy = |what: &str| Some(row(what)?.of("hoy")?.median);
+    let hoy = |what: &str| row(what)?.best("hoy");
     let streams = [
         (1, "published, host by address: stream / plain veth's"),
         (2, "published, host by loopback: stream / plain veth's"),
@@ -35,7 +35,7 @@ pub fn all(rows: &[Row]) -> Vec<Goal> {
     let mut goals = Vec::new();
     for (path, what) in streams {
         let row = row(&format!("{}: Gbit/s of a stream", PATHS[path]));
-        let found = row.and_then(|row| Some(row.of("hoy")?.median / row.of(VETH)?.median));
+        let found = row.and_then(|row| Some(row.best("hoy")? / row.best(VETH)?));
         goals.push(goal(what, found, 0.9, true));
     }
     let over = |after: Option<f64>, before: Option<f64>| Some(after? / before?);
@@ -47,7 +47,7 @@ pub fn all(rows: &[Row]) -> Vec<Goal> {
     goals.push(goal("connections/s: with 5,000 ports / with few", packet, 0.9, true));
     let best = row(NAMES).and_then(|row| {
         let others = row.samples.keys().filter(|peer| **peer != "hoy");
-        others.filter_map(|peer| Some(row.of(peer)?.median)).max_by(f64::total_cmp)
+        others.filter_map(|peer| row.best(peer)).max_by(f64::total_cmp)
     });
     goals.push(goal("names/s / the best peer's", over(hoy(NAMES), best), 3.0, true));
     goals

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 
-use super::table::VETH;
+use super::table::{BRIDGED, VETH};
 use super::traffic::Server;
 use crate::account::Account;
 use crate::peer::{Engine, Peer};
@@ -54,6 +54,17 @@ pub struct Stand {
     _server: Server,
 }
 
+const BRIDGE: &str = "\
+    echo 1 >/proc/sys/net/ipv4/ip_forward; ip link add br0 type bridge; \
+    ip addr add 203.0.113.1/24 dev br0; ip link set br0 up; \
+    for i in 2:web 3:ask; do \
+        n=bench-${i#*:}; ip netns add $n; ip link add v${i%:*} type veth peer name eth0 netns $n; \
+        ip link set v${i%:*} master br0 up; \
+        nsenter --net=/run/netns/$n sh -ec \"ip addr add 203.0.113.${i%:*}/24 dev eth0; \
+            ip link set eth0 up; ip route add default via 203.0.113.1\"; \
+    done; \
+    nsenter --net=/run/netns/outside-bridge ip route add default via 198.51.100.1";
+
 /// What a container is for others.
 struct Container {
     netns: File,
@@ -88,6 +99,23 @@ impl Stand {
         let account = Rc::clone(&peer.account);
         let engine = Some((engine.clone(), resolver));
         Ok(Self { name: peer.name, account, paths, engine, _server: server })
+    }
+
+    /// What an engine makes, made by hand and without a single rule: a bridge with two containers,
+    /// routed to the outside. What is left between this and an engine is the engine's.
+    pub fn bridged(place: &Place) -> Result<Self> {
+        const WEB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+        let account = Account::open(place, "bridge")?;
+        account.enter()?;
+        outside("bridge")?;
+        crate::output(Command::new("sh").args(["-ec", BRIDGE]))?;
+        let server = Server::start(&named("bench-web")?, INSIDE)?;
+        let to = SocketAddr::from((WEB, INSIDE));
+        let mut paths = Vec::new();
+        for from in ["bench-ask", "bench-bridge", "bench-bridge", "outside-bridge"] {
+            paths.push(Path4 { from: named(from)?, to });
+        }
+        Ok(Self { name: BRIDGED, account: Rc::new(account), paths, engine: None, _server: server })
     }
 
     /// Two namespaces with nothing between them.

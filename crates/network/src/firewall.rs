@@ -275,7 +275,8 @@ fn publication_rules() -> Vec<Vec<E>> {
 }
 
 /// In order: people's exceptions; within one network; internal networks, before anything can call
-/// a packet established; connections that were allowed; what may enter a bridge; what leaves one.
+/// a packet established; what enters no bridge, such as the answers of published ports, of which nothing
+/// more needs to be asked; connections that were allowed; what may enter a bridge.
 fn forward_rules() -> Vec<Vec<E>> {
     let known = || E::State(STATE_ESTABLISHED | STATE_RELATED);
     let open4 = E::In {
@@ -295,17 +296,17 @@ fn forward_rules() -> Vec<Vec<E>> {
         vec![E::VerdictBy { load: &[Load::InterfaceIn, Load::InterfaceOut], map: WITHIN }],
         vec![from(INTERNAL), E::Drop],
         vec![to(INTERNAL), E::Drop],
-        vec![to(BRIDGES), known(), E::Accept],
-        vec![to(BRIDGES), E::Status(STATUS_DNAT), E::Accept],
-        vec![to(BRIDGES), between(TRUSTED), E::Accept],
-        vec![E::Ipv4, to(BRIDGES), open4, E::Accept],
-        vec![E::Ipv6, to(BRIDGES), open6, E::Accept],
+        vec![E::In { load: &[Load::InterfaceOut], set: BRIDGES, is: false }, E::Accept],
+        vec![known(), E::Accept],
+        vec![E::Status(STATUS_DNAT), E::Accept],
+        vec![between(TRUSTED), E::Accept],
+        vec![E::Ipv4, open4, E::Accept],
+        vec![E::Ipv6, open6, E::Accept],
         vec![E::Ipv4, to(ROUTED4), E::Protocol(ICMP), E::Accept],
         vec![E::Ipv6, to(ROUTED6), E::Protocol(ICMPV6), E::Accept],
         vec![E::Ipv4, to(UNPROTECTED4), stranger(), E::Accept],
         vec![E::Ipv6, to(UNPROTECTED6), stranger(), E::Accept],
-        vec![to(BRIDGES), E::Drop],
-        vec![from(BRIDGES), E::Accept],
+        vec![E::Drop],
     ]
 }
 

@@ -1113,9 +1113,9 @@ fn nft_reads_what_was_meant() {
                 "chain inet hoy forward",
                 &[
                     "iifname . oifname vmap @within iifname @internal drop oifname @internal drop \
-                     oifname @bridges ct state established,related accept oifname @bridges ct \
-                     status dnat accept",
-                    "oifname @bridges drop iifname @bridges accept }",
+                     oifname != @bridges accept ct state established,related accept ct status dnat \
+                     accept",
+                    "drop }",
                 ],
             ),
             ("chain inet hoy strangers", &["meta nfproto ipv4 drop }"]),
