@@ -38,7 +38,10 @@ fn flat(value: &Value, at: &str, out: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                flat(value, &format!("{at}/{}", plain(key)), out);
+                // By a name that both engines have.
+                let named = at.ends_with("/Containers").then(|| value["Name"].as_str()).flatten();
+                let key = named.map_or_else(|| plain(key), str::to_owned);
+                flat(value, &format!("{at}/{key}"), out);
             }
         }
         // Names come in no order, and none is as good as an empty list.
@@ -92,6 +95,7 @@ fn deliberate(at: &str, docker: Option<&String>, hoy: Option<&String>) -> bool {
         // Since 26 the default network has its name.
         "NetworkMode" => docker.is_some_and(|d| d == "\"default\"") && is(hoy, "\"bridge\""),
         "com.docker.network.bridge.name" => is(docker, "\"docker0\"") && is(hoy, "\"hoy0\""),
+        "Created" => !hoy.is_some_and(|hoy| hoy.starts_with("\"0001")),
         // A place in /proc, which ends with the container.
         "SandboxKey" => true,
         "SandboxID" => is(docker, "\"\"") || is(hoy, "\"\""),
