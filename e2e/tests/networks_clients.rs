@@ -161,10 +161,9 @@ fn as_docker_s_engine_has_it() {
         let args: Vec<&str> = line.split(' ').collect();
         let hoy = daemon.docker(&args).run();
         let docker = peer.as_ref().filter(|_| kind != "28").map(|peer| peer.docker(&args).run());
-        if let Some(words) = words {
-            if hoy.code == Some(0) || !hoy.stderr.replace("\n", " ").contains(words) {
-                wrong.push(format!("{line}: hoy says {:?}", hoy.stderr));
-            }
+        let said = |words| hoy.code != Some(0) && hoy.stderr.replace('\n', " ").contains(words);
+        if words.is_some_and(|words| !said(words)) {
+            wrong.push(format!("{line}: hoy says {:?}", hoy.stderr));
         }
         let Some(docker) = docker.filter(|_| kind != "-") else { continue };
         if docker.code != hoy.code {
