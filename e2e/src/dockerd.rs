@@ -1,11 +1,11 @@
-//! Docker's own engine from Debian's package, private: the oracle for defaults.
+//! Docker's own engine from Debian's package, private: the oracle for defaults and networks.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hoy_testkit::{NetNs, Run, busybox_rootfs};
 
-/// A running dockerd without a network; ended, with its containerd, when dropped.
+/// A running dockerd; ended, with its containerd, when dropped.
 pub struct Dockerd {
     child: Child,
     root: tempfile::TempDir,
@@ -14,8 +14,22 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// `None` where the package is not installed.
+    /// One without a network. `None` where the package is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-masq=false",
+            "--bridge=none",
+        ])
+    }
+
+    /// One with networks, in a network namespace of its own.
+    pub fn start_with_networks() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let there = |name: &str| std::env::split_paths(&path).any(|d| d.join(name).exists());
         if !["dockerd", "containerd", "runc"].into_iter().all(there) {
@@ -32,8 +46,7 @@ impl Dockerd {
         command.args(["--config-file", &at("daemon.json"), "--data-root", &at("data")]);
         command.args(["--exec-root", &at("exec"), "--pidfile", &at("pid")]);
         command.args(["--host", &format!("unix://{}", at("sock"))]);
-        command.args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"]);
-        command.args(["--bridge=none", "--storage-driver=overlay2"]);
+        command.arg("--storage-driver=overlay2").args(flags);
         command.args(["--cgroup-parent", &format!("/{parent}")]);
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone")).stderr(log);
@@ -50,9 +63,13 @@ impl Dockerd {
         Some(dockerd)
     }
 
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.root.path().join("sock").display())
+    }
+
     /// `docker ARGS` against it.
     pub fn docker(&self, args: &[&str]) -> Run {
-        let host = format!("unix://{}", self.root.path().join("sock").display());
+        let host = self.host();
         Run::new("docker")
             .args(args)
             .env("DOCKER_HOST", host)

@@ -450,6 +450,8 @@ impl Inner {
         if let NetworkMode::Container(other) = &mode {
             let other = self.registry.find(other.as_str())?.record();
             spec::names_of_the_network(&config, &host)?;
+            // As Docker has it: another container may get the name.
+            host.network_mode = format!("container:{}", other.id);
             config.hostname = hostname(&other);
             config.domainname.clone_from(&other.config.domainname);
         }

@@ -52,7 +52,7 @@ impl Document {
         Self {
             id,
             name: name.to_owned(),
-            created: Timestamp::ZERO,
+            created: now(),
             driver: driver.to_owned(),
             ipv4: true,
             ipv6: false,
