@@ -275,8 +275,8 @@ fn publication_rules() -> Vec<Vec<E>> {
 }
 
 /// In order: people's exceptions; within one network; internal networks, before anything can call
-/// a packet established; what enters no bridge, such as the answers of published ports, of which nothing
-/// more needs to be asked; connections that were allowed; what may enter a bridge.
+/// a packet established; what enters no bridge, such as the answers of published ports, of which
+/// nothing more needs to be asked; connections that were allowed; what may enter a bridge.
 fn forward_rules() -> Vec<Vec<E>> {
     let known = || E::State(STATE_ESTABLISHED | STATE_RELATED);
     let open4 = E::In {
