@@ -223,7 +223,10 @@ impl Inner {
         // one that is only noted would never come back.
         let noted: Vec<Endpoint> =
             before.iter().filter(|endpoint| endpoint.network != network).cloned().collect();
-        self.note_endpoints(&record.id, &noted)?;
+        match self.note_endpoints(&record.id, &noted) {
+            Err(error) if !force => return Err(error),
+            _ => {}
+        }
         let left = namespace_of(record).and_then(|netns| {
             let left = self.network.disconnect(netns.as_fd(), &record.name, before, network);
             left.map_err(network_error)
