@@ -143,11 +143,12 @@ impl Worker {
         let one = Self::pick(chance, &self.boxes.keys().collect::<Vec<_>>()).cloned();
         let own: Vec<&String> = self.networks.iter().collect();
         Some(match draw {
-            0..10 => {
+            // One each: the default pools have room for thirty.
+            0..20 if own.is_empty() => {
                 let name = self.name('n');
                 Operation::Create(name)
             }
-            10..20 => {
+            0..20 => {
                 let free: Vec<_> = own.into_iter().filter(|name| !used.contains(*name)).collect();
                 Operation::Remove(Self::pick(chance, &free)?.clone())
             }
