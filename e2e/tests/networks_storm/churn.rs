@@ -319,9 +319,10 @@ fn compare(client: &Client, workers: &[Worker]) -> HashMap<(String, String), Str
     given
 }
 
-/// Files that containers and networks come with.
+/// Files that containers and networks come with. The helper of published ports has a socket while
+/// it lives.
 fn files(daemon: &Daemon) -> BTreeSet<String> {
-    let line = "cd \"$1\"; find data run ! -name '*-wal' ! -name '*-shm' | sort";
+    let line = "cd \"$1\"; find data run ! -name '*-wal' ! -name '*-shm' ! -name ports.sock | sort";
     let root = daemon.path("").display().to_string();
     Run::new("sh").args(["-ec", line, "sh", &root]).run().ok().lines().map(str::to_owned).collect()
 }
