@@ -917,6 +917,12 @@ impl Driver {
         if self.record.state.phase.is_alive() {
             let spec = attachments::endpoint(&one)?;
             self.record.network.attachments.push(one);
+            // First the wish, with its aliases and addresses: a daemon that finds the endpoint
+            // must know what it is for, and one that finds none forgets the wish.
+            if let Err(error) = self.inner.save(&self.record).await {
+                self.record.network = before;
+                return Err(error);
+            }
             let inner = Arc::clone(&self.inner);
             let record = self.record.clone();
             let done = tokio::task::spawn_blocking(move || inner.plug(&record, &name, &spec));
@@ -924,6 +930,9 @@ impl Driver {
                 Ok(endpoints) => self.record.network.endpoints = endpoints,
                 Err(error) => {
                     self.record.network = before;
+                    if let Err(error) = self.inner.save(&self.record).await {
+                        tracing::error!(container = self.record.id.short(), %error, "connect");
+                    }
                     return Err(error);
                 }
             }

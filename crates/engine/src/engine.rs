@@ -178,6 +178,7 @@ impl Inner {
                 Ok(mut record) => {
                     if let Some(found) = noted_endpoints(&settings.exec_root, record.key()) {
                         record.network.endpoints = found;
+                        forget_cut_off(&mut record);
                     }
                     records.push(record);
                 }
@@ -600,6 +601,16 @@ fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_networ
             socket: settings.exec_root.join("ports.sock"),
         }),
         resolv_conf: host_resolv_conf_path(),
+    }
+}
+
+/// A daemon that ended while a running container was connected or disconnected left a wish without
+/// an endpoint: the container is not in that network.
+fn forget_cut_off(record: &mut Record) {
+    if record.state.phase.is_alive() && record.network.mode == NetworkMode::Networks {
+        let network = &mut record.network;
+        let there = |id: &String| network.endpoints.iter().any(|one| one.network == *id);
+        network.attachments.retain(|one| there(&one.network));
     }
 }
 

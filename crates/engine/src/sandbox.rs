@@ -222,6 +222,14 @@ impl Inner {
     /// One interface less. By force its address is free even if the interface stays. Blocks.
     pub fn unplug(&self, record: &Record, network: &str, force: bool) -> Result<Vec<Endpoint>> {
         let before = &record.network.endpoints;
+        // Noted before it is done: an interface that nobody knows of is removed by the next daemon,
+        // one that is only noted would never come back.
+        let noted: Vec<Endpoint> =
+            before.iter().filter(|endpoint| endpoint.network != network).cloned().collect();
+        match self.note_endpoints(&record.id, &noted) {
+            Err(error) if !force => return Err(error),
+            _ => {}
+        }
         let left = namespace_of(record).and_then(|netns| {
             let (name, bindings) = (&record.name, ports(record)?);
             let left = self.network.disconnect(netns.as_fd(), name, &bindings, before, network);
@@ -235,12 +243,18 @@ impl Inner {
                 self.network.release(&gone);
                 others
             }
-            other => other?,
+            Err(error) => {
+                if let Err(error) = self.note_endpoints(&record.id, before) {
+                    tracing::error!(container = record.id.short(), %error, "disconnect");
+                }
+                return Err(error);
+            }
+            Ok(left) => left,
         };
         for endpoint in &gone {
             self.dns.unset_names(network, &endpoint.id);
         }
-        // What is noted too much is given back with the rest.
+        // The way out may be another one now.
         if let Err(error) = self.note_endpoints(&record.id, &left) {
             tracing::error!(container = record.id.short(), %error, "disconnect");
         }

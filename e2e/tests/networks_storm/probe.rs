@@ -102,10 +102,13 @@ impl Echo {
         let (datagrams, connections) =
             (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (seen, count, place) = (Arc::clone(&stop), Arc::clone(&connections), netns.to_owned());
+        let (ready, listens) = std::sync::mpsc::channel();
+        let tell = ready.clone();
         let tcp = std::thread::spawn(move || {
             enter(&place);
             let listener = TcpListener::bind(("::", port)).expect("listen in the container");
             listener.set_nonblocking(true).expect("set a flag");
+            let _ = tell.send(());
             while !seen.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
@@ -122,12 +125,15 @@ impl Echo {
             enter(&place);
             let socket = UdpSocket::bind(("::", port)).expect("listen in the container");
             socket.set_read_timeout(Some(Duration::from_millis(20))).expect("set a timeout");
+            let _ = ready.send(());
             while !seen.load(Ordering::Relaxed) {
                 if socket.recv_from(&mut [0; 64]).is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
         });
+        // Both, or a thread has failed.
+        (0..2).for_each(|_| listens.recv().expect("a server that listens"));
         Self { stop, datagrams, connections, threads: vec![tcp, udp] }
     }
 
