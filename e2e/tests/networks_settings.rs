@@ -233,8 +233,9 @@ fn events() {
     daemon.hoy(&["network", "prune", "-f"]).run().ok();
     let format = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}} \
                   {{if .Actor.Attributes.container}}c{{end}}";
+    // Docker's client rounds down to the second.
     let past = |filter: &str| {
-        let args = ["events", "--since=1", "--until=0s", "--filter", filter, "--format", format];
+        let args = ["events", "--since=1", "--until=-1s", "--filter", filter, "--format", format];
         daemon.docker(&args).run().ok().to_owned()
     };
     let own = "create own bridge \nconnect own bridge c\ndisconnect own bridge c\ndestroy own \
