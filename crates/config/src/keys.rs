@@ -1,6 +1,6 @@
 //! Every setting that dockerd knows, and what hoy does with it.
 
-use crate::{BUILT_IN_RUNTIMES, CgroupDriver, Runtime, Settings};
+use crate::{BUILT_IN_RUNTIMES, CgroupDriver, Runtime, Settings, network};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -13,13 +13,20 @@ pub(crate) enum Kind {
     Ulimits,
     /// In the file objects by name, as a flag `name=value`; both may be given together.
     Named,
+    /// In the file a list of objects.
+    Pools,
+    /// In the file objects of options by name.
+    Options,
     /// Of a shape that nothing here reads.
     Any,
 }
 
 impl Kind {
     pub(crate) fn repeats(self) -> bool {
-        matches!(self, Self::List | Self::Map | Self::Ulimits | Self::Named)
+        matches!(
+            self,
+            Self::List | Self::Map | Self::Ulimits | Self::Named | Self::Pools | Self::Options
+        )
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -30,6 +37,8 @@ impl Kind {
             Self::List => "list",
             Self::Map | Self::Named => "map",
             Self::Ulimits => "ulimit",
+            Self::Pools => "pool-options",
+            Self::Options => "mapmap",
         }
     }
 }
@@ -176,10 +185,6 @@ fn exec_option(settings: &mut Settings, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn default_address_pool(_: &mut Settings, _: &str) -> Result<(), String> {
-    Err("user-defined networks are not available yet".into())
-}
-
 macro_rules! set {
     ($field:ident, $parse:expr) => {
         Effect::Set(|settings, text| {
@@ -307,7 +312,7 @@ pub(crate) const KEYS: &[Key] = &[
             s.bridge = t.to_owned();
             Ok(())
         }),
-        "Name of the default bridge (default \"hoy0\")",
+        "Name of the default bridge (default \"hoy0\"; \"none\": there is none)",
     ),
     key(
         "bip",
@@ -330,8 +335,8 @@ pub(crate) const KEYS: &[Key] = &[
         "default-address-pool",
         "",
         "default-address-pools",
-        Kind::Any,
-        Effect::Set(default_address_pool),
+        Kind::Pools,
+        Effect::Set(network::pools),
         "Pools of user-defined networks",
     ),
     key(
@@ -398,8 +403,12 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "userland-proxy",
         Kind::Bool,
-        Effect::None,
-        "hoy needs no proxy process",
+        Effect::Set(|s, t| {
+            s.networking.without_proxy = !boolean(t)?;
+            Ok(())
+        }),
+        "Let the helper carry what the kernel cannot: [::1], and one family to the other (default \
+         true)",
     ),
     key(
         "userland-proxy-path",
@@ -409,6 +418,105 @@ pub(crate) const KEYS: &[Key] = &[
         Effect::None,
         "hoy needs no proxy process",
     ),
+    key(
+        "bip6",
+        "",
+        "bip6",
+        Kind::Text,
+        Effect::Set(network::bip6),
+        "IPv6 address and prefix of the default bridge",
+    ),
+    key(
+        "ipv6",
+        "",
+        "ipv6",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.networking.ipv6 = boolean(t)?;
+            Ok(())
+        }),
+        "IPv6 on the default bridge",
+    ),
+    key(
+        "fixed-cidr",
+        "",
+        "fixed-cidr",
+        Kind::Text,
+        Effect::Set(network::fixed_cidr),
+        "What of the default bridge's IPv4 subnet containers get",
+    ),
+    key(
+        "fixed-cidr-v6",
+        "",
+        "fixed-cidr-v6",
+        Kind::Text,
+        Effect::Set(network::fixed_cidr6),
+        "What of the default bridge's IPv6 subnet containers get",
+    ),
+    key(
+        "default-gateway",
+        "",
+        "default-gateway",
+        Kind::Text,
+        Effect::Set(network::gateway),
+        "IPv4 gateway of containers on the default bridge, other than the bridge",
+    ),
+    key(
+        "default-gateway-v6",
+        "",
+        "default-gateway-v6",
+        Kind::Text,
+        Effect::Set(network::gateway6),
+        "IPv6 gateway of containers on the default bridge, other than the bridge",
+    ),
+    key(
+        "default-network-opt",
+        "",
+        "default-network-opts",
+        Kind::Options,
+        Effect::Set(network::options),
+        "Default options of new networks: DRIVER=NAME=VALUE",
+    ),
+    key(
+        "host-gateway-ip",
+        "",
+        "host-gateway-ips",
+        Kind::List,
+        Effect::Set(network::host_gateway),
+        "Addresses that host-gateway stands for in --add-host",
+    ),
+    // As the file of older releases has it.
+    key(
+        "host-gateway-ip",
+        "",
+        "host-gateway-ip",
+        Kind::Text,
+        Effect::Set(network::host_gateway),
+        "",
+    ),
+    key(
+        "ip-forward-no-drop",
+        "",
+        "ip-forward-no-drop",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.networking.forward_no_drop = boolean(t)?;
+            Ok(())
+        }),
+        "Let strangers' packets be forwarded where forwarding was turned on by hoyd",
+    ),
+    key(
+        "allow-through-firewall",
+        "",
+        "allow-through-firewall",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.networking.allow_through_firewall = boolean(t)?;
+            Ok(())
+        }),
+        "Let containers' packets pass other people's firewalls: marked rules in their chains",
+    ),
+    without_effect("network-control-plane-mtu", Kind::Number, "For clusters, which hoy has not"),
     key(
         "dns",
         "",
@@ -603,24 +711,14 @@ pub(crate) const KEYS: &[Key] = &[
     unavailable("allow-direct-routing", "allow-direct-routing", Kind::Bool),
     unavailable("api-cors-header", "api-cors-header", Kind::Text),
     unavailable("authorization-plugin", "authorization-plugins", Kind::List),
-    unavailable("bip6", "bip6", Kind::Text),
     unavailable("cdi-spec-dir", "cdi-spec-dirs", Kind::List),
-    unavailable("default-gateway", "default-gateway", Kind::Text),
-    unavailable("default-gateway-v6", "default-gateway-v6", Kind::Text),
-    unavailable("default-network-opt", "default-network-opts", Kind::Any),
     unavailable("experimental", "experimental", Kind::Bool),
     unavailable("feature", "features", Kind::Any),
-    unavailable("fixed-cidr", "fixed-cidr", Kind::Text),
-    unavailable("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text),
-    unavailable("host-gateway-ip", "host-gateway-ips", Kind::List),
     unavailable("http-proxy", "http-proxy", Kind::Text),
     unavailable("https-proxy", "https-proxy", Kind::Text),
     unavailable("no-proxy", "no-proxy", Kind::Text),
-    unavailable("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool),
-    unavailable("ipv6", "ipv6", Kind::Bool),
     unavailable("metrics-addr", "metrics-addr", Kind::Text),
     unavailable("min-api-version", "min-api-version", Kind::Text),
-    unavailable("network-control-plane-mtu", "network-control-plane-mtu", Kind::Number),
     unavailable("network-diagnostic-port", "network-diagnostic-port", Kind::Number),
     unavailable("node-generic-resource", "node-generic-resources", Kind::List),
     unavailable("resolv-conf", "resolv-conf", Kind::Text),

@@ -5,6 +5,7 @@
 //! reads the file.
 
 mod keys;
+mod network;
 mod remap;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use keys::{Effect, KEYS, Key, Kind};
 
+pub use network::{AddressPool, Networking, Subnet};
 pub use remap::{IdFiles, RemapError, remap};
 
 /// The daemon's settings, complete.
@@ -40,6 +42,7 @@ pub struct Settings {
     pub ip_forward: bool,
     pub ip_masq: bool,
     pub icc: bool,
+    pub networking: Networking,
     pub dns: Vec<String>,
     pub dns_search: Vec<String>,
     pub dns_opts: Vec<String>,
@@ -99,13 +102,14 @@ impl Default for Settings {
             log_level: "info".into(),
             log_driver: "json-file".into(),
             log_opts: BTreeMap::new(),
-            bridge: "hoy0".into(),
+            bridge: DEFAULT_BRIDGE.into(),
             bip: None,
             mtu: 1500,
             ip: None,
             ip_forward: true,
             ip_masq: true,
             icc: true,
+            networking: Networking::default(),
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_opts: Vec::new(),
@@ -144,6 +148,8 @@ impl CgroupDriver {
     }
 }
 
+/// The default bridge's name when nothing else is said.
+pub const DEFAULT_BRIDGE: &str = "hoy0";
 /// The socket that clients try when nothing else is said.
 pub const DEFAULT_HOST: &str = "unix:///run/hoy.sock";
 /// Read when there is no `--config-file`; may be missing.
@@ -188,6 +194,8 @@ pub enum ConfigError {
     UnknownKey(String),
     #[error("specified default runtime '{0}' does not exist")]
     DefaultRuntime(String),
+    #[error("{0}")]
+    Network(String),
     #[error("{0} is given both as a flag and in the configuration file")]
     Conflict(String),
 }
@@ -263,7 +271,7 @@ pub fn resolve(file: Option<&str>, flags: &Flags) -> Result<Settings, ConfigErro
             let found = KEYS.iter().position(|key| key.file == name.as_str());
             let index = found.ok_or_else(|| ConfigError::UnknownKey(name.clone()))?;
             let key = &KEYS[index];
-            let given = flags.values.iter().any(|(given, _)| *given == index);
+            let given = flags.values.iter().any(|(given, _)| KEYS[*given].flag == key.flag);
             if given && key.kind != Kind::Named {
                 return Err(ConfigError::Conflict(name.clone()));
             }
@@ -282,6 +290,7 @@ pub fn resolve(file: Option<&str>, flags: &Flags) -> Result<Settings, ConfigErro
     if !settings.has_runtime(&settings.default_runtime) {
         return Err(ConfigError::DefaultRuntime(settings.default_runtime));
     }
+    network::check(&settings).map_err(ConfigError::Network)?;
     Ok(settings)
 }
 
@@ -314,8 +323,13 @@ fn texts(key: &Key, value: &Value) -> Result<Vec<String>, ConfigError> {
         (Kind::Named, Value::Object(items)) => {
             Ok(items.iter().map(|(name, item)| format!("{name}={item}")).collect())
         }
+        (Kind::Pools, Value::Array(_)) | (Kind::Options, Value::Object(_)) => {
+            Ok(vec![value.to_string()])
+        }
         (Kind::Any, _) => Ok(vec![value.to_string()]),
-        (Kind::List | Kind::Map | Kind::Ulimits | Kind::Named, _) => Err(wrong()),
+        (Kind::List | Kind::Map | Kind::Ulimits | Kind::Named | Kind::Pools | Kind::Options, _) => {
+            Err(wrong())
+        }
         (_, value) => Ok(vec![scalar(value).ok_or_else(wrong)?]),
     }
 }
@@ -352,7 +366,7 @@ pub fn help() -> String {
          Daemon configuration file (default \"/etc/hoy/daemon.json\")\n      --validate             \
          Check the configuration and end\n  -v, --version              Print version information\n",
     );
-    for key in KEYS.iter().filter(|key| !matches!(key.effect, Effect::Unavailable)) {
+    for key in KEYS.iter().filter(|key| !key.help.is_empty()) {
         let short = if key.short.is_empty() { "   ".into() } else { format!("-{},", key.short) };
         let flag = format!("  {short} --{} {}", key.flag, key.kind.name());
         let note =
@@ -454,6 +468,68 @@ mod tests {
         let twice = refused(&["--add-runtime=a=/x"], file);
         assert_eq!(twice, "runtime 'a' was already defined");
         assert_eq!(refused(&["--add-runtime=a"], "{}"), "a");
+    }
+
+    #[test]
+    fn networks_from_flags_and_file() {
+        let flags = [
+            "--bip=10.1.0.1/16",
+            "--bip6=fd01::1/64",
+            "--ipv6",
+            "--fixed-cidr=10.1.2.0/24",
+            "--fixed-cidr-v6=fd01::1:0/112",
+            "--default-gateway=10.1.0.254",
+            "--default-address-pool=base=10.2.0.0/16,size=24",
+            "--default-address-pool=base=fd02::/48,size=64",
+            "--default-network-opt=bridge=com.docker.network.driver.mtu=1400",
+            "--host-gateway-ip=10.9.9.9",
+            "--host-gateway-ip=fd09::9",
+            "--userland-proxy=false",
+            "--network-control-plane-mtu=1500",
+        ];
+        let by_flags = run(&flags, None).unwrap().networking;
+        let file = r#"{"bip": "10.1.0.1/16", "bip6": "fd01::1/64", "ipv6": true,
+            "fixed-cidr": "10.1.2.0/24", "fixed-cidr-v6": "fd01::1:0/112",
+            "default-gateway": "10.1.0.254", "userland-proxy": false,
+            "default-address-pools": [{"base": "10.2.0.0/16", "size": 24},
+                                      {"base": "fd02::/48", "size": 64}],
+            "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+            "host-gateway-ips": ["10.9.9.9", "fd09::9"]}"#;
+        assert_eq!(by_flags, run(&[], Some(file)).unwrap().networking);
+        assert!(by_flags.ipv6 && by_flags.without_proxy && by_flags.pools.len() == 2);
+        let old = run(&[], Some(r#"{"host-gateway-ip": "10.9.9.9"}"#)).unwrap().networking;
+        assert_eq!(old.host_gateways.len(), 1);
+        assert!(!run(&["--bridge=none"], None).unwrap().has_bridge());
+    }
+
+    #[test]
+    fn networks_that_cannot_be() {
+        for (flags, text) in [
+            (&["-b", "br9", "--bip=10.1.0.1/16"][..], "You specified -b & --bip, mutually"),
+            (&["--bridge=br9", "--bip6=fd01::1/64"], "You specified -b & --bip6, mutually"),
+            (&["--bip=10.1.0.1/16", "--fixed-cidr=10.2.0.0/24"], "is not within the subnet"),
+            (&["--bip=10.1.0.1/24", "--fixed-cidr=10.1.0.0/16"], "is not within the subnet"),
+            (&["--bip=10.1.0.1/16", "--default-gateway=10.2.0.1"], "is not within the subnet"),
+            (&["--fixed-cidr=fd00::/64"], "want an IPv4 address"),
+            (&["--fixed-cidr-v6=10.0.0.0/8"], "want an IPv6 address"),
+            (&["--default-address-pool=base=10.0.0.0/8,size=4"], "invalid pool size 4"),
+            (&["--default-address-pool=base=10.0.0.0/8,size=33"], "invalid pool size 33"),
+            (&["--default-address-pool=base=x,size=24"], "invalid base pool"),
+            (&["--default-address-pool=size=24"], "want base="),
+            (
+                &[
+                    "--default-address-pool=base=10.0.0.0/8,size=16",
+                    "--default-address-pool=base=10.1.0.0/16,size=24",
+                ],
+                "overlap",
+            ),
+            (&["--default-network-opt=bridge"], "invalid key value pair"),
+            (&["--host-gateway-ip=1.1.1.1", "--host-gateway-ip=2.2.2.2"], "only one IPv4"),
+            (&["--ip6tables=false"], "hoy only has true"),
+        ] {
+            let error = run(flags, None).unwrap_err().to_string();
+            assert!(error.contains(text), "{flags:?}: {error}");
+        }
     }
 
     #[test]

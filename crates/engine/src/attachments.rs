@@ -105,6 +105,14 @@ pub(crate) fn decide(
     let mode = match host.network_mode.as_str() {
         "host" => NetworkMode::Host,
         "none" => NetworkMode::None,
+        // The daemon is told to have no default bridge: loopback is all there is.
+        "bridge" if directory.find("bridge").is_err() => {
+            match asked.iter().find(|(name, _)| !matches!(name.as_str(), "bridge" | "default")) {
+                Some((other, _)) => directory.find(other).map(drop)?,
+                None => return Ok((NetworkMode::None, Vec::new())),
+            }
+            return Err(Error::not_found("network bridge not found"));
+        }
         text => match text.strip_prefix("container:") {
             Some("") => {
                 return Err(Error::invalid(

@@ -765,6 +765,9 @@ impl Driver {
                 self.save_later();
                 let networks = inner.documents_of(&self.record.network.endpoints);
                 self.network_events("connect", &networks);
+                if !networks.is_empty() {
+                    inner.tell_barriers();
+                }
                 self.event("start", &[]);
                 Ok(())
             }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use hoy_config::{CgroupDriver, Settings};
 use hoy_images::{Images, RootfsTicket, Worker};
-use hoy_network::{Cidr, Dns, Forwarding, NetworkRequest, Networks, PoolRequest};
+use hoy_network::{Cidr, Dns, Forwarding, NetworkRequest, Networks, PoolRequest, Supply};
 use hoy_runtime::ContainerPlan;
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
 use hoy_types::{ContainerId, IdMaps, PortBinding, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::barriers::Barriers;
 use crate::driver::{Driver, Found};
 use crate::error::{Error, Result, failed, lost};
 use crate::events::{Happening, Journal};
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     pub store: Store,
     pub images: Images,
     pub network: Networks,
+    pub barriers: Barriers,
     /// What people know of networks.
     pub networks: Directory,
     pub dns: Dns,
@@ -93,6 +95,8 @@ impl Engine {
         let inner = tokio::task::spawn_blocking(move || Inner::open(parts, removals, stop, handle));
         let (inner, records) = inner.await.map_err(lost)??;
         let inner = Arc::new(inner);
+        let looked = Arc::clone(&inner);
+        tokio::task::spawn_blocking(move || Barriers::start(&looked)).await.map_err(lost)?;
         let engine = Self { inner };
         engine.adopt(records).await?;
         tokio::spawn(engine.clone().remove_ended(queue));
@@ -226,6 +230,7 @@ impl Inner {
             store,
             images,
             network,
+            barriers: Barriers::default(),
             networks,
             dns,
             registry: Registry::default(),
@@ -354,6 +359,7 @@ impl Inner {
 
     /// Takes bridge, table and forwarding back.
     pub fn clean_network(&self) -> Result<()> {
+        self.barriers.take_back().map_err(failed("take rules out of other firewalls"))?;
         self.network.clean().map_err(failed("take the network back"))?;
         if plan::driver(&self.settings) == hoy_cgroup::Driver::Cgroupfs {
             let _ = hoy_cgroup::remove_parent(&self.settings.cgroup_parent);
@@ -411,6 +417,7 @@ impl Inner {
 
     /// `name:address`, with `host-gateway` for the host as the container reaches it.
     fn extra_hosts(&self, record: &Record) -> Result<Vec<(String, IpAddr)>> {
+        let said = &self.settings.networking.host_gateways;
         let gateways: Vec<IpAddr> = match self.networks.find("bridge") {
             Ok(bridge) => self.network.spec(&bridge.id).map(|spec| {
                 let own = [spec.gateway(true), spec.gateway(false)];
@@ -419,6 +426,7 @@ impl Inner {
             Err(_) => None,
         }
         .unwrap_or_default();
+        let gateways = if said.is_empty() { gateways } else { said.clone() };
         let mut out = Vec::new();
         for text in record.host.extra_hosts.iter().flatten() {
             let bad = || Error::invalid(format!("bad format for add-host: {text:?}"));
@@ -535,19 +543,24 @@ fn predefined(settings: &Settings, id: &str) -> Vec<Document> {
         ("bridge.default_bridge", yes(true)),
         ("bridge.enable_icc", yes(settings.icc)),
         ("bridge.enable_ip_masquerade", yes(settings.ip_masq)),
-        ("bridge.host_binding_ipv4", "0.0.0.0".to_owned()),
+        (
+            "bridge.host_binding_ipv4",
+            settings.ip.map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string()),
+        ),
         ("bridge.name", settings.bridge.clone()),
         ("driver.mtu", settings.mtu.to_string()),
     ];
+    bridge.ipv6 = settings.networking.ipv6;
     bridge.options = options
         .into_iter()
         .map(|(name, value)| (format!("com.docker.network.{name}"), value))
         .collect();
-    vec![
-        bridge,
+    let bridge = settings.has_bridge().then_some(bridge);
+    let others = [
         Document::predefined("host", "host", network_id(id, 'h')),
         Document::predefined("none", "null", network_id(id, 'n')),
-    ]
+    ];
+    bridge.into_iter().chain(others).collect()
 }
 
 /// The predefined networks' ids hang together with the installation's.
@@ -564,29 +577,22 @@ fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_networ
     // What the default bridge is needs no saying; where it publishes is said below.
     options.remove("com.docker.network.bridge.default_bridge");
     options.remove("com.docker.network.bridge.host_binding_ipv4");
-    let own = settings.bip.as_ref().and_then(|bip| bip.parse::<Cidr>().ok());
-    let pools = own.map(|own| PoolRequest {
-        subnet: Some(own.network()),
-        gateway: Some(own.address),
-        ..PoolRequest::default()
-    });
+    let networking = &settings.networking;
     hoy_network::Settings {
-        default: Some(NetworkRequest {
+        default: settings.has_bridge().then(|| NetworkRequest {
             id: network_id(id, 'b'),
             name: "bridge".into(),
             driver: hoy_network::Driver::Bridge,
             ipv4: true,
-            ipv6: false,
+            ipv6: networking.ipv6,
             internal: false,
             options,
-            pools: pools.into_iter().collect(),
+            pools: default_pools(settings),
         }),
-        supplies: hoy_network::docker_supply()
-            .into_iter()
-            .chain([hoy_network::local_supply(seed(id))])
-            .collect(),
+        supplies: supplies(networking, id),
         mtu: settings.mtu,
         forward: settings.ip_forward,
+        open: networking.forward_no_drop,
         host_ip4: match settings.ip {
             Some(IpAddr::V4(address)) => address,
             _ => std::net::Ipv4Addr::UNSPECIFIED,
@@ -595,7 +601,7 @@ fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_networ
             Some(IpAddr::V6(address)) => address,
             _ => std::net::Ipv6Addr::UNSPECIFIED,
         },
-        proxied: true,
+        proxied: !networking.without_proxy,
         keeper: Some(hoy_network::KeeperPlace {
             program: program.to_owned(),
             socket: settings.exec_root.join("ports.sock"),
@@ -612,6 +618,52 @@ fn forget_cut_off(record: &mut Record) {
         let there = |id: &String| network.endpoints.iter().any(|one| one.network == *id);
         network.attachments.retain(|one| there(&one.network));
     }
+}
+
+fn cidr(subnet: hoy_config::Subnet) -> Option<Cidr> {
+    Cidr::new(subnet.address, subnet.prefix)
+}
+
+/// The default bridge's addresses, as far as the settings name them.
+fn default_pools(settings: &Settings) -> Vec<PoolRequest> {
+    let networking = &settings.networking;
+    let bip = settings.bip.as_ref().and_then(|bip| bip.parse::<Cidr>().ok());
+    let bip6 = networking.bip6.and_then(cidr);
+    let gateway = networking.gateway.map(IpAddr::V4);
+    let gateway6 = networking.gateway6.map(IpAddr::V6);
+    let families = [
+        (bip, networking.fixed_cidr, gateway, hoy_network::OTHER_GATEWAY4),
+        (bip6, networking.fixed_cidr6, gateway6, hoy_network::OTHER_GATEWAY6),
+    ];
+    let asked = families.into_iter().filter_map(|(own, range, gateway, name)| {
+        let range = range.and_then(cidr).map(|range| range.network());
+        // Without an address of its own the bridge has what containers have.
+        let subnet = own.map(|own| own.network()).or(range);
+        (subnet.is_some() || gateway.is_some()).then(|| PoolRequest {
+            subnet,
+            range,
+            gateway: own.map(|own| own.address),
+            set_aside: gateway.map(|gateway| (name.to_owned(), gateway)).into_iter().collect(),
+        })
+    });
+    // What the default bridge has not needs no addresses.
+    asked.filter(|pool| networking.ipv6 || pool.subnet.is_none_or(|s| s.is_ipv4())).collect()
+}
+
+/// Where networks take subnets from that name none. IPv6 is never without.
+fn supplies(networking: &hoy_config::Networking, id: &str) -> Vec<Supply> {
+    let own = networking
+        .pools
+        .iter()
+        .filter_map(|pool| Some(Supply { base: cidr(pool.base)?.network(), size: pool.size }));
+    let mut out: Vec<Supply> = own.collect();
+    if out.is_empty() {
+        out = hoy_network::docker_supply();
+    }
+    if out.iter().all(|supply| supply.base.is_ipv4()) {
+        out.push(hoy_network::local_supply(seed(id)));
+    }
+    out
 }
 
 /// The owner of the firewall's rules, from any supervisor that has kept it for us.

@@ -6,6 +6,7 @@
 
 mod apparmor;
 mod attachments;
+mod barriers;
 mod containers;
 mod detach;
 mod devices;

@@ -259,6 +259,7 @@ impl Engine {
         let removed = tokio::task::spawn_blocking(move || {
             // The bridge first: what is written down is made again at the next start.
             inner.network.remove(&doomed.id).map_err(network_error)?;
+            inner.bridges_changed();
             let op = Op::Delete { kind: NETWORK, key: doomed.id.clone() };
             inner.store.write(vec![op], Durability::Sync).map_err(failed("forget a network"))
         });
@@ -366,7 +367,15 @@ impl Inner {
         if !matches!(ipam.driver.as_str(), "" | "default") {
             return Err(Error::unavailable(format!("the IPAM driver {}", ipam.driver)));
         }
-        let options = request.options.clone().unwrap_or_default();
+        let driver = if request.config_only { "null" } else { driver_name(&request.driver) };
+        let mut options = request.options.clone().unwrap_or_default();
+        if from.is_empty()
+            && let Some(defaults) = self.settings.networking.options.get(driver)
+        {
+            for (name, value) in defaults {
+                options.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
         let family = |field: Option<bool>, option: &str, default: bool| match field {
             Some(on) => on,
             None => match options.get(&format!("com.docker.network.{option}")) {
@@ -378,12 +387,12 @@ impl Inner {
         let ipv6 = family(request.enable_ipv6, "enable_ipv6", false);
         let asked = ipam.config.clone().unwrap_or_default();
         ipam::check(&asked, ipv6)?;
-        let driver = if request.config_only { "null" } else { driver_name(&request.driver) };
+        let driver = driver.to_owned();
         Ok(Document {
             id,
             name: request.name,
             created: now(),
-            driver: driver.to_owned(),
+            driver,
             ipv4,
             ipv6,
             internal: request.internal,
@@ -481,6 +490,7 @@ impl Inner {
             let before = self.network.forwarding();
             let made = self.network.realize(&document.id).map_err(network_error);
             self.remember_forwarding(before);
+            self.bridges_changed();
             made
         });
         if let Err(error) = made {

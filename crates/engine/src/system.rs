@@ -70,6 +70,8 @@ impl Engine {
             "" => "builtin",
             named => named,
         };
+        let barriers = inner.barriers_in_the_way();
+        warnings.extend(barriers.into_iter().map(|line| format!("WARNING: {line}")));
         warnings.extend(inner.lsm.warnings.iter().cloned());
         let mut security = Vec::new();
         security.extend(inner.lsm.apparmor().then(|| "name=apparmor".to_owned()));
@@ -93,7 +95,7 @@ impl Engine {
             driver_status: Some(vec![["Backing Filesystem".into(), "extfs".into()]]),
             plugins: wire::PluginsInfo {
                 volume: Some(Vec::new()),
-                network: list(&["bridge", "host", "null"]),
+                network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
                 authorization: None,
                 log: list(&["json-file", "none"]),
             },
@@ -131,6 +133,16 @@ impl Engine {
             init_binary: "hoy-init".into(),
             security_options: Some(security),
             cdi_spec_dirs: Some(Vec::new()),
+            default_address_pools: inner
+                .settings
+                .networking
+                .pools
+                .iter()
+                .map(|pool| wire::NetworkAddressPool {
+                    base: pool.base.to_string(),
+                    size: pool.size.into(),
+                })
+                .collect(),
             ..wire::Info::default()
         }
     }

@@ -35,8 +35,8 @@ pub use networks::{Networks, Ticket};
 pub use ports::{BoundPort, Carrier, Families, Ports, Wanted};
 pub use sandbox::{Endpoint, EndpointSpec, SandboxSpec};
 pub use spec::{
-    BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec, PoolRequest, PoolSpec,
-    SpecError, is_interface_name,
+    BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec, OTHER_GATEWAY4,
+    OTHER_GATEWAY6, PoolRequest, PoolSpec, SpecError, is_interface_name,
 };
 pub use watch::Watcher;
 
@@ -50,6 +50,8 @@ pub struct Settings {
     pub mtu: u32,
     /// Forwarding is turned on where it is off.
     pub forward: bool,
+    /// Strangers' packets are forwarded, too, where it was us who turned it on.
+    pub open: bool,
     /// Where ports are published that name no host address; unspecified: everywhere.
     pub host_ip4: Ipv4Addr,
     pub host_ip6: Ipv6Addr,

@@ -103,6 +103,9 @@ impl Net {
         if self.spec.internal {
             return None;
         }
+        if let (Kind::Bridge(_), Some(other)) = (&self.kind, self.spec.other_gateway(v4)) {
+            return Some(other);
+        }
         match &self.kind {
             Kind::Bridge(options) if isolated(options) => match options.inhibit4 {
                 // Another host of the network is the gateway.
@@ -202,6 +205,17 @@ impl Networks {
     /// What the network is, as it was decided.
     pub fn spec(&self, id: &str) -> Option<NetworkSpec> {
         self.state().nets.get(id).map(|net| net.spec.clone())
+    }
+
+    /// The bridges whose containers are to be reached, and to reach others: those that are there
+    /// and the default one, which may come yet.
+    pub fn bridges(&self) -> Vec<String> {
+        let state = self.state();
+        let open = state.nets.values().filter(|net| !net.spec.internal);
+        let bridges = open.filter(|net| matches!(net.kind, Kind::Bridge(_)));
+        let mut out: Vec<String> = bridges.map(|net| net.spec.interface()).collect();
+        out.sort();
+        out
     }
 
     /// What owns the rules: as long as somebody keeps it, nobody else can take them away.
@@ -459,7 +473,10 @@ impl State {
                 let named = |pool: &crate::spec::PoolRequest| {
                     pool.subnet.is_some_and(|subnet| subnet.is_ipv4() == own.is_ipv4())
                 };
-                if global && !request.pools.iter().any(named) {
+                let mut unnamed = request.pools.iter_mut().filter(|pool| pool.subnet.is_none());
+                if let (true, Some(pool)) = (global && own.is_ipv4(), unnamed.next()) {
+                    (pool.subnet, pool.gateway) = (Some(own.network()), Some(own.address));
+                } else if global && !request.pools.iter().any(named) {
                     request.pools.push(crate::spec::PoolRequest {
                         subnet: Some(own.network()),
                         gateway: Some(own.address),
@@ -541,7 +558,7 @@ impl State {
         }
         if !rules.is_empty() {
             let publications = self.publications(running);
-            self.firewall.install(self.forwarding.closed(), rules, publications)?;
+            self.firewall.install(self.closed(settings), rules, publications)?;
         }
         let known = |name: &str| running.iter().any(|endpoint| endpoint.interface == name);
         for link in self.route.links()? {
@@ -552,6 +569,14 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Where strangers' packets do not pass.
+    fn closed(&self, settings: &Settings) -> Closed {
+        match settings.open {
+            true => Closed { v4: false, v6: false },
+            false => self.forwarding.closed(),
+        }
     }
 
     /// The number of a network's interface where that is there already.
@@ -591,7 +616,7 @@ impl State {
         if let Some(net) = self.nets.get(id)
             && let Kind::Bridge(options) = &net.kind
         {
-            let closed: Closed = self.forwarding.closed();
+            let closed = self.closed(settings);
             self.firewall.set_closed(closed)?;
             self.firewall.add_bridge(options.rules(&net.spec))?;
         }

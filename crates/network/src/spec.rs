@@ -13,6 +13,10 @@ use crate::firewall::{BridgeRules, GatewayMode, Masquerade};
 /// How long an interface's name may be.
 const LONGEST_NAME: usize = 15;
 
+/// What another gateway than the bridge is called among the addresses that are set aside.
+pub const OTHER_GATEWAY4: &str = "DefaultGatewayIPv4";
+pub const OTHER_GATEWAY6: &str = "DefaultGatewayIPv6";
+
 /// What makes a network. `host` and `none` need nobody to make them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -201,6 +205,14 @@ impl NetworkSpec {
         Cidr::new(pool.gateway?, pool.subnet.prefix)
     }
 
+    /// Where containers are sent for what is outside, if not to the bridge: Docker's names of
+    /// addresses that are set aside.
+    pub fn other_gateway(&self, v4: bool) -> Option<IpAddr> {
+        let name = if v4 { OTHER_GATEWAY4 } else { OTHER_GATEWAY6 };
+        let mut pools = self.pools.iter().filter(|pool| pool.subnet.is_ipv4() == v4);
+        pools.find_map(|pool| pool.set_aside.get(name).copied())
+    }
+
     /// The host's interface that the network takes: the bridge, or the parent.
     pub fn interface(&self) -> String {
         match self.driver {
@@ -244,6 +256,13 @@ fn decide_pool(
         Some(gateway) => Some(gateway),
         None => gateway_of(request, &subnet, wanted.range, &wanted.set_aside),
     };
+    for name in [OTHER_GATEWAY4, OTHER_GATEWAY6] {
+        if let Some(other) = wanted.set_aside.get(name).filter(|other| !subnet.contains(**other)) {
+            return Err(SpecError::Gateway(format!(
+                "invalid gateway {other}: it is not in the subnet {subnet}"
+            )));
+        }
+    }
     if let Some(gateway) = gateway {
         let end = subnet.prefix < if v4 { 31 } else { 127 };
         if end && gateway == subnet.address && request.driver == Driver::Bridge {

@@ -32,6 +32,7 @@ fn settings() -> Settings {
         supplies: Vec::new(),
         mtu: 1500,
         forward: true,
+        open: false,
         host_ip4: Ipv4Addr::UNSPECIFIED,
         host_ip6: Ipv6Addr::UNSPECIFIED,
         proxied: false,

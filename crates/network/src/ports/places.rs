@@ -79,7 +79,11 @@ fn canonical(binding: &PortBinding) -> Option<IpAddr> {
 
 fn host_v4(wanted: &Wanted<'_>, binding: &PortBinding) -> Option<Ipv4Addr> {
     match canonical(binding) {
-        None => Some(wanted.default_v4),
+        None => {
+            let everywhere =
+                wanted.default_v6.is_unspecified() || !wanted.default_v4.is_unspecified();
+            everywhere.then_some(wanted.default_v4)
+        }
         Some(IpAddr::V4(ip)) => Some(ip),
         Some(IpAddr::V6(_)) => None,
     }
@@ -155,6 +159,8 @@ mod tests {
         assert_eq!(told(&loopback, "80:80"), ["127.0.0.1 172.17.0.2:80 Kernel"]);
         let both = Wanted { default_v6: Ipv6Addr::LOCALHOST, ..loopback };
         assert_eq!(told(&both, "80:80").len(), 2);
+        let six = Wanted { default_v6: Ipv6Addr::LOCALHOST, ..DUAL };
+        assert_eq!(told(&six, "80:80").len(), 1);
         let old = Wanted { ipv6_on_host: false, ..DUAL };
         assert_eq!(told(&old, "80:80"), ["0.0.0.0 172.17.0.2:80 Kernel"]);
         let nowhere = Wanted { target4: None, ..BASE };
