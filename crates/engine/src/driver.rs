@@ -547,11 +547,6 @@ impl Driver {
                 if let Err(error) = self.take_up_names().await {
                     tracing::error!(container = self.record.id.short(), %error, "take up names");
                 }
-                for network in self.inner.unfinished(&self.record) {
-                    if let Err(error) = self.unplug(&network, true).await {
-                        tracing::error!(container = self.record.id.short(), %error, "disconnect");
-                    }
-                }
                 self.publish();
                 self.save_later();
             }
@@ -943,12 +938,7 @@ impl Driver {
         } else {
             self.record.network.attachments.push(one);
         }
-        let now = self.record.network.endpoints.clone();
-        if let Err(error) = self.networks_written(before).await {
-            self.record.network.endpoints = now;
-            let _ = self.unplug(&network.id, true).await;
-            return Err(error);
-        }
+        self.networks_written(before).await?;
         self.network_events("connect", std::slice::from_ref(network));
         Ok(())
     }
@@ -960,31 +950,22 @@ impl Driver {
         if self.record.network.mode == NetworkMode::None {
             // It has a namespace of its own, in which interfaces may come.
             self.record.network.mode = NetworkMode::Networks;
+        } else if self.record.state.phase.is_alive() {
+            let inner = Arc::clone(&self.inner);
+            let record = self.record.clone();
+            let id = network.id.clone();
+            let done = tokio::task::spawn_blocking(move || inner.unplug(&record, &id, force));
+            match done.await.map_err(lost).and_then(|done| done) {
+                Ok(endpoints) => self.record.network.endpoints = endpoints,
+                Err(error) => {
+                    self.record.network = before;
+                    return Err(error);
+                }
+            }
+            self.networks_changed().await;
         }
-        // Written first: whoever comes after a daemon that is killed from here on goes on with it.
-        self.networks_written(before.clone()).await?;
-        if self.record.state.phase.is_alive()
-            && let Err(error) = self.unplug(&network.id, force).await
-        {
-            self.record.network = before.clone();
-            self.networks_written(before).await?;
-            return Err(error);
-        }
+        self.networks_written(before).await?;
         self.network_events("disconnect", std::slice::from_ref(network));
-        Ok(())
-    }
-
-    /// Takes the interface of a network away, if the container has one.
-    async fn unplug(&mut self, network: &str, force: bool) -> Result<()> {
-        if self.record.network.endpoints.iter().all(|one| one.network != network) {
-            return Ok(());
-        }
-        let inner = Arc::clone(&self.inner);
-        let (record, network) = (self.record.clone(), network.to_owned());
-        let done = tokio::task::spawn_blocking(move || inner.unplug(&record, &network, force));
-        self.record.network.endpoints = done.await.map_err(lost)??;
-        self.networks_changed().await;
-        self.publish();
         Ok(())
     }
 
@@ -1007,14 +988,18 @@ impl Driver {
         }
     }
 
-    /// What cannot be written down is not so.
+    /// The kernel's state is what it is: where it cannot be written down, the next daemon finds it
+    /// by what was noted.
     async fn networks_written(&mut self, before: NetworkRecord) -> Result<()> {
-        let saved = self.inner.save(&self.record).await;
-        if saved.is_err() {
-            self.record.network = before;
+        if let Err(error) = self.inner.save(&self.record).await {
+            if !self.record.state.phase.is_alive() {
+                self.record.network = before;
+            }
+            self.publish();
+            return Err(error);
         }
         self.publish();
-        saved
+        Ok(())
     }
 
     async fn remove(&mut self, force: bool) -> Result<()> {

@@ -203,20 +203,15 @@ impl Inner {
         let netns = namespace_of(record)?;
         let bindings = ports(record)?;
         let before = self.network.forwarding();
-        let endpoints = &record.network.endpoints;
-        let note = |all: &[Endpoint]| match self.note_endpoints(&record.id, all) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(container = record.id.short(), %error, "connect");
-                false
-            }
-        };
-        let all = self.network.connect(netns.as_fd(), name, &bindings, endpoints, spec, note);
+        let all =
+            self.network.connect(netns.as_fd(), name, &bindings, &record.network.endpoints, spec);
         self.remember_forwarding(before);
-        if all.is_err() {
-            note(endpoints);
+        let all = all.map_err(network_error)?;
+        if let Err(error) = self.note_endpoints(&record.id, &all) {
+            let _ = self.network.disconnect(netns.as_fd(), name, &bindings, &all, &spec.network);
+            return Err(error);
         }
-        all.map_err(network_error)
+        Ok(all)
     }
 
     /// One interface less. By force its address is free even if the interface stays. Blocks.
@@ -259,19 +254,6 @@ impl Inner {
             tracing::error!(container = record.id.short(), %error, "disconnect");
         }
         Ok(left)
-    }
-
-    /// What a daemon before this one was at when it was killed: a container that was about to join
-    /// a network, or to leave one, is in none that its record does not have.
-    pub fn unfinished(&self, record: &Record) -> Vec<String> {
-        let joined = |endpoint: &&Endpoint| {
-            record.network.attachments.iter().any(|one| {
-                [&one.network, &one.name].contains(&&endpoint.network_name)
-                    || one.network == endpoint.network
-            })
-        };
-        let endpoints = record.network.endpoints.iter();
-        endpoints.filter(|one| !joined(one)).map(|one| one.network.clone()).collect()
     }
 
     /// The files and names of a container whose networks have changed; sockets for a name server,

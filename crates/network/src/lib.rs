@@ -82,8 +82,6 @@ pub enum NetworkError {
     Outside(IpAddr),
     #[error("network {0} not found")]
     NoNetwork(String),
-    #[error("what the container was to get could not be noted")]
-    NotNoted,
     #[error("network {0} has active endpoints")]
     InUse(String),
     #[error(

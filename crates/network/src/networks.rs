@@ -316,8 +316,7 @@ impl Networks {
 
     /// One more endpoint for a container that runs. Gives all endpoints as they are now: another
     /// may have become the way out, and ports go where that is. `bindings` are all that the
-    /// container wants: as long as it had no way out, it has none of them. `note` is told before
-    /// the kernel is, so that whoever comes after one that is killed in between knows of it.
+    /// container wants: as long as it had no way out, it has none of them.
     pub fn connect(
         &self,
         netns: BorrowedFd<'_>,
@@ -325,7 +324,6 @@ impl Networks {
         bindings: &[PortBinding],
         before: &[Endpoint],
         spec: &EndpointSpec,
-        note: impl FnOnce(&[Endpoint]) -> bool,
     ) -> Result<Vec<Endpoint>, NetworkError> {
         let mut all = before.to_vec();
         let ports = wanted_again(bindings, before);
@@ -342,11 +340,8 @@ impl Networks {
             link
         };
         self.forget_flows();
-        let done = if note(&all) {
-            inside::add(netns, &all, before, &link, |link, netns| self.state().plug(link, netns))
-        } else {
-            Err(NetworkError::NotNoted)
-        };
+        let done =
+            inside::add(netns, &all, before, &link, |link, netns| self.state().plug(link, netns));
         if let Err(error) = done {
             let mut old = before.to_vec();
             let mut guard = self.state();
