@@ -114,7 +114,7 @@ fn a_daemon_that_dies() {
         "--network kept --ip 10.63.0.77 --ip6 fd63::77 --network-alias shop -p 8080:80",
     );
     host.idle("peer", "--network kept");
-    let before = host.docker("network inspect kept other bridge");
+    let before = host.docker("network inspect kept other");
     let addresses = [0, 1].map(|family| host.address("peer", "kept", family));
     for round in 0..3 {
         host.daemon.kill();
@@ -129,7 +129,7 @@ fn a_daemon_that_dies() {
         for name in ["web", "shop"] {
             assert!(host.get("peer", name).starts_with("web"), "{name} {round}");
         }
-        assert_eq!(host.docker("network inspect kept other bridge"), before);
+        assert_eq!(host.docker("network inspect kept other"), before);
         assert_eq!([0, 1].map(|family| host.address("peer", "kept", family)), addresses);
     }
     // Addresses in use are known.
@@ -157,7 +157,7 @@ fn a_reboot() {
     host.docker("network create --ipv6 auto");
     host.site("web", "--network again --ip 10.64.0.77 -p 8080:80");
     host.docker("stop -t 0 web");
-    let before = host.docker("network inspect again auto bridge");
+    let before = host.docker("network inspect again auto");
     assert_eq!(host.daemon.terminate(), Some(0));
     let links = host.daemon.netns().sh("ip -o link show type bridge | cut -d: -f2");
     assert_eq!(links.lines().count(), 3, "{links}");
@@ -166,7 +166,7 @@ fn a_reboot() {
     }
     host.daemon.netns().sh("nft flush ruleset");
     host.daemon.launch();
-    assert_eq!(host.docker("network inspect again auto bridge"), before);
+    assert_eq!(host.docker("network inspect again auto"), before);
     let shown = host.daemon.netns().sh("ip addr show boot0");
     assert!(
         shown.contains("mtu 1400")
