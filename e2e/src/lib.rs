@@ -29,6 +29,8 @@ pub fn counts(daemon: &Daemon) -> KernelCounts {
     daemon.hoy(&["run", "--rm", "-p", "80", "busybox", "true"]).run().ok();
     wait_until("the first is gone", || daemon.hoy(&["ps", "-aq"]).run().ok().is_empty());
     wait_until("its supervisor is gone", || KernelCounts::of(daemon).shims == 0);
+    let links = || daemon.netns().sh("ip -o link");
+    wait_until("its interface is gone", || !links().contains(": hv"));
     KernelCounts::of(daemon)
 }
 

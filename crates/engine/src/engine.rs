@@ -35,6 +35,8 @@ pub(crate) const CONTAINER: &str = "container";
 pub(crate) const META: &str = "meta";
 /// Supervisors that are asked for the owner of the rules: the first one that answers has it.
 const ASKED_FOR_THE_OWNER: usize = 8;
+/// How long somebody else may own the rules when a daemon starts.
+const OWNER_GIVEN_UP: Duration = Duration::from_secs(10);
 /// Removals that wait behind an exit.
 const REMOVALS: usize = 4096;
 /// What was running is taken up in this time, or while requests are answered.
@@ -220,10 +222,11 @@ impl Inner {
         let forwarding = meta.get("forwarding").map(Vec::as_slice);
         let forwarding: Forwarding =
             forwarding.and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default();
-        let kept = kept_owner(&settings.exec_root, &records);
         let network = network_settings(&settings, &id, &program);
-        let network = Networks::open(network, specs, &endpoints, forwarding, kept)
-            .map_err(failed("open the network"))?;
+        let network = open_networks(&settings.exec_root, &|kept| {
+            Networks::open(network.clone(), specs.clone(), &endpoints, forwarding, kept)
+        })
+        .map_err(failed("open the network"))?;
         let dns = Dns::start(handle, host_resolv_conf_path());
         let inner = Self {
             settings,
@@ -666,14 +669,29 @@ fn supplies(networking: &hoy_config::Networking, id: &str) -> Vec<Supply> {
     out
 }
 
+/// With the owner of the firewall's rules, where a supervisor has kept it. One that is about to
+/// end, or is slow, is waited for: as long as it holds the owner nobody else can be that.
+fn open_networks(
+    exec_root: &Path,
+    open: &dyn Fn(Option<OwnedFd>) -> std::result::Result<Networks, hoy_network::NetworkError>,
+) -> std::result::Result<Networks, hoy_network::NetworkError> {
+    let started = std::time::Instant::now();
+    loop {
+        match open(kept_owner(exec_root)) {
+            Err(error) if error.is_owned_elsewhere() && started.elapsed() < OWNER_GIVEN_UP => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// The owner of the firewall's rules, from any supervisor that has kept it for us.
-fn kept_owner(exec_root: &Path, records: &[Record]) -> Option<OwnedFd> {
-    let networked = records.iter().filter(|record| !record.network.endpoints.is_empty());
-    networked.take(ASKED_FOR_THE_OWNER).find_map(|record| {
-        hoy_shim::client::kept(exec_root, record.key(), crate::driver::KEPT_RULES)
-            .ok()?
-            .into_iter()
-            .next()
+fn kept_owner(exec_root: &Path) -> Option<OwnedFd> {
+    let shims = hoy_shim::client::list(exec_root).unwrap_or_default();
+    shims.iter().take(ASKED_FOR_THE_OWNER).find_map(|id| {
+        let kept = hoy_shim::client::kept(exec_root, id, crate::driver::KEPT_RULES);
+        kept.ok()?.into_iter().next()
     })
 }
 

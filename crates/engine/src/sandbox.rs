@@ -121,7 +121,9 @@ impl Inner {
             self.dns.unset_names(&endpoint.network, &endpoint.id);
         }
         self.network.release(endpoints);
-        let _ = std::fs::remove_file(endpoints_path(&self.settings.exec_root, id.as_str()));
+        let path = endpoints_path(&self.settings.exec_root, id.as_str());
+        let _ = std::fs::remove_file(path.with_extension("new"));
+        let _ = std::fs::remove_file(path);
     }
 
     pub fn remember_forwarding(&self, before: Forwarding) {

@@ -845,10 +845,7 @@ impl Firewall {
                 .any(|t| t.family == Family::Inet && t.name == TABLE && t.flags & nft::OWNER != 0)
         };
         if denied && owned(&mut self.nft) {
-            return NetworkError::io(
-                "take over the table inet hoy, which belongs to another daemon or to a process \
-                 that keeps a daemon's socket",
-            )(std::io::ErrorKind::PermissionDenied.into());
+            return NetworkError::OwnedElsewhere;
         }
         error.into()
     }

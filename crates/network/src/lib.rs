@@ -80,6 +80,11 @@ pub enum NetworkError {
     AddressInUse,
     #[error("no configured subnet or ip-range contain the IP address {0}")]
     Outside(IpAddr),
+    #[error(
+        "take over the table inet hoy, which belongs to another daemon or to a process that keeps \
+         a daemon's socket"
+    )]
+    OwnedElsewhere,
     #[error("network {0} not found")]
     NoNetwork(String),
     #[error("network {0} has active endpoints")]
@@ -112,6 +117,11 @@ impl NetworkError {
             Self::NoNetwork(_) => ErrorKind::NotFound,
             _ => ErrorKind::System,
         }
+    }
+
+    /// The firewall's rules belong to somebody else, at present.
+    pub fn is_owned_elsewhere(&self) -> bool {
+        matches!(self, Self::OwnedElsewhere)
     }
 
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
