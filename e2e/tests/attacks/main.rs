@@ -106,7 +106,7 @@ const ATTACKS: &[Attack] = &[
     ),
     attack(
         "source-address",
-        Cannot("no proxy stands between: there is nothing to leave out"),
+        Cannot("IPv4 is the kernel's, no proxy stands between: there is nothing to leave out"),
         state::source_address,
     ),
     attack(
