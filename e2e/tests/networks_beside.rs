@@ -15,7 +15,8 @@ fn on_the_hosts_wire() {
     for (mode, together) in [("bridge", true), ("private", false)] {
         host.docker(&format!(
             "network create -d macvlan --ipv6 --subnet 10.78.0.0/24 --ip-range 10.78.0.128/25 --gateway 10.78.0.2 \
-             --subnet fd78::/64 --gateway fd78::2 -o parent=wire0 -o macvlan_mode={mode} lan"
+             --subnet fd78::/64 --ip-range fd78::8000/113 --gateway fd78::2 -o parent=wire0 \
+             -o macvlan_mode={mode} lan"
         ));
         host.site("one", "--network lan");
         host.site(
