@@ -36,11 +36,12 @@ pub fn build_into(directory: &Path, effort: Effort) -> Result<()> {
         let built = build(package, program, small, small_profile, &[])?;
         place(&built, &directory.join(program))?;
     }
-    let profile = match effort {
-        Effort::Quick => "dev",
-        Effort::Dist => "dist",
+    let (profile, target) = match effort {
+        // With what the daemon has compiled already.
+        Effort::Quick => ("dev", GNU),
+        Effort::Dist => ("dist", small),
     };
-    let built = build("hoy", "hoy", small, profile, &[])?;
+    let built = build("hoy", "hoy", target, profile, &[])?;
     place(&built, &directory.join("hoy"))?;
     let built = build("hoyd", "hoyd", GNU, profile, &[])?;
     place(&built, &directory.join("hoyd"))
@@ -70,14 +71,14 @@ pub struct TestProgram {
     pub path: PathBuf,
 }
 
-/// Builds the test programs of these packages, static, and says where they are.
+/// Builds the test programs, static, and says where those of these directories are.
 pub fn build_tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(workspace())
-        .args(["test", "--no-run", "--tests", "--target", GNU])
+        // All of them, as `test` builds them: fewer would have other features, and be compiled anew.
+        .args(["test", "--no-run", "--tests", "--workspace", "--target", GNU])
         .arg("--message-format=json-render-diagnostics")
-        .args(packages.iter().flat_map(|package| ["--package", package]))
         .env("RUSTFLAGS", STATIC)
         .stderr(Stdio::inherit());
     let output = cargo.output().with_context(|| format!("run {cargo:?}"))?;
@@ -86,7 +87,8 @@ pub fn build_tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
     }
     let text = String::from_utf8(output.stdout).context("cargo's messages")?;
     let root = workspace().canonicalize().context("find the workspace")?;
-    Ok(text.lines().filter_map(|line| test_program(line, &root)).collect())
+    let all = text.lines().filter_map(|line| test_program(line, &root));
+    Ok(all.filter(|program| packages.contains(&program.package.as_str())).collect())
 }
 
 /// What one of cargo's messages says of a test program, if it is about one.

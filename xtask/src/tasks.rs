@@ -63,7 +63,8 @@ pub fn test(args: &[String]) -> Result<()> {
     programs::build_weakened_into(&weakened)?;
     programs::build_into(&directory, Effort::Quick)?;
     let mut test = as_built("test");
-    test.args(["--workspace", "--no-fail-fast"])
+    // Documentation has no tests of its own: looking for them takes a while.
+    test.args(["--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
         .args(args)
         .env("HOY_PROGRAMS", &directory)
         .env("HOY_WEAK_PROGRAMS", &weakened);

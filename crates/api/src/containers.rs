@@ -47,7 +47,7 @@ pub(crate) async fn route(
             if query.flag("link") {
                 return Some(Err(ApiError::new(501, "removing a link is not available yet")));
             }
-            match engine.remove(id, query.flag("force")).await {
+            match engine.remove(id, query.flag("force"), query.flag("v")).await {
                 Ok(()) => conn.empty(204).await,
                 Err(error) => Err(error.into()),
             }

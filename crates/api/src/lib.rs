@@ -14,6 +14,7 @@ mod networks;
 mod query;
 mod route;
 mod system;
+mod volumes;
 
 pub use listen::serve;
 

@@ -5,7 +5,7 @@ use hoy_engine::Engine;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::{self, Query};
-use crate::{ApiError, Outcome, containers, images, networks, system};
+use crate::{ApiError, Outcome, containers, images, networks, system, volumes};
 
 /// The parts of a path behind the version, decoded.
 fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
@@ -48,11 +48,14 @@ fn check_version(version: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \
+                                   \"docker swarm join\" to connect this node to swarm and try \
+                                   again.";
+
 /// What hoy will have, by the beginning of its path.
 fn unbuilt(parts: &[&str]) -> Option<&'static str> {
     Some(match parts {
         ["build", ..] => "build",
-        ["volumes", ..] => "volumes",
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm",
         ["plugins", ..] => "plugins",
         ["commit"] => "commit",
@@ -76,18 +79,11 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
 /// Questions that have a true answer although the kind of object is not built: there is none.
 fn absent(method: &str, parts: &[&str]) -> Option<ApiError> {
     match (method, parts) {
-        ("GET", ["volumes", name]) => {
-            Some(ApiError::new(404, format!("get {name}: no such volume")))
-        }
         ("GET", ["plugins", name @ .., "json"]) => {
             Some(ApiError::new(404, format!("plugin \"{}\" not found", name.join("/"))))
         }
         ("GET", ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
-            Some(ApiError::new(
-                503,
-                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
-                 join\" to connect this node to swarm and try again.",
-            ))
+            Some(ApiError::new(503, NO_SWARM))
         }
         _ => None,
     }
@@ -120,6 +116,7 @@ pub(crate) async fn handle(
             containers::route(engine, &mut conn, head, &parts, &query).await
         }
         (_, ["images", ..]) => images::route(engine, &mut conn, method, &parts, &query).await,
+        (_, ["volumes", ..]) => volumes::route(engine, &mut conn, head, &parts, &query).await,
         (_, ["networks", ..]) => networks::route(engine, &mut conn, head, &parts, &query).await,
         _ => system::route(engine, &mut conn, method, &parts, &query).await,
     };

@@ -30,10 +30,6 @@ pub(crate) async fn route(
         ("GET", ["version"]) => conn.json_answer(200, &engine.version()).await,
         ("GET", ["info"]) => conn.json_answer(200, &engine.info()).await,
         ("GET", ["events"]) => events(engine, conn, query).await,
-        ("GET", ["volumes"]) => {
-            let none = wire::VolumeList { volumes: Some(Vec::new()), warnings: None };
-            conn.json_answer(200, &none).await
-        }
         ("POST", ["hoy", "stop"]) => match engine.stop_daemon(query.flag("clean")).await {
             Ok(()) => conn.empty(204).await,
             Err(error) => Err(error.into()),

@@ -230,8 +230,9 @@ impl Engine {
         handle.ask(|done| Command::Resize { exec: None, rows, columns, done }).await
     }
 
-    /// Removes a container; a running one only by force.
-    pub async fn remove(&self, id: &str, force: bool) -> Result<()> {
+    /// Removes a container; a running one only by force. `volumes`: with those that were made for
+    /// it alone.
+    pub async fn remove(&self, id: &str, force: bool, volumes: bool) -> Result<()> {
         let handle = self.find(id)?;
         let remove = tokio::spawn(async move {
             let record = handle.record();
@@ -242,7 +243,7 @@ impl Engine {
             if force && phase.is_alive() {
                 kill_for_good(&handle).await?;
             }
-            match handle.ask(|done| Command::Remove { force, done }).await {
+            match handle.ask(|done| Command::Remove { force, volumes, done }).await {
                 // Its own `--rm` was faster.
                 Err(error) if error.kind() == hoy_types::ErrorKind::NotFound => Ok(()),
                 other => other,
@@ -253,7 +254,9 @@ impl Engine {
 
     pub(crate) async fn remove_quietly(&self, id: &hoy_types::ContainerId) -> Result<()> {
         match self.find(id.as_str()) {
-            Ok(handle) => handle.ask(|done| Command::Remove { force: false, done }).await,
+            Ok(handle) => {
+                handle.ask(|done| Command::Remove { force: false, volumes: true, done }).await
+            }
             Err(_) => Ok(()),
         }
     }
@@ -315,7 +318,7 @@ impl Engine {
             let ended = matches!(record.state.phase, Phase::Created | Phase::Exited);
             if ended
                 && filter.admits(&record, &names, &networks)
-                && self.remove(handle.id.as_str(), false).await.is_ok()
+                && self.remove(handle.id.as_str(), false, false).await.is_ok()
             {
                 out.push(handle.id.to_string());
             }
@@ -472,16 +475,8 @@ impl Inner {
             warnings.push("Published ports are discarded when using host network mode".into());
         }
         let command = spec::command(&config)?;
-        let mounts = spec::mounts(&host)?;
-        for mount in &mounts {
-            if let crate::record::BindKind::Bind { source, create: false, .. } = &mount.kind
-                && std::fs::symlink_metadata(source).is_err()
-            {
-                return Err(Error::invalid(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {source}"
-                )));
-            }
-        }
+        let none = std::collections::BTreeMap::new();
+        let wanted = self.wanted_mounts(&host, config.volumes.as_ref().unwrap_or(&none))?;
         let labels = self.labels(&host)?;
         let id = new_id()?;
         let name = match name {
@@ -499,7 +494,7 @@ impl Inner {
             };
         }
         config.labels.get_or_insert_default();
-        let record = Record {
+        let mut record = Record {
             id,
             name,
             created: now(),
@@ -508,14 +503,19 @@ impl Inner {
             config,
             host,
             command,
-            mounts,
+            mounts: Vec::new(),
             network: NetworkRecord { mode, attachments, endpoints: Vec::new() },
             state: State::default(),
             labels,
         };
-        if let Err(error) = self.make_directories(&record) {
-            self.abandon(&record);
-            return Err(error);
+        let made = self.make_directories(&record);
+        let made = made.and_then(|()| self.claim_volumes(record.key(), &record.layers, wanted));
+        match made {
+            Ok(mounts) => record.mounts = mounts,
+            Err(error) => {
+                self.abandon(&record);
+                return Err(error);
+            }
         }
         Ok((record, warnings))
     }
@@ -541,7 +541,7 @@ impl Inner {
         limits::limits(host, &self.settings, &crate::devices::block)
     }
 
-    fn image_for(&self, name: &str) -> Result<Arc<hoy_images::ImageRecord>> {
+    pub(crate) fn image_for(&self, name: &str) -> Result<Arc<hoy_images::ImageRecord>> {
         let error = |error: hoy_images::ImageError| {
             let kind = error.kind();
             Error::new(kind, error.to_string()).with_source(error)
@@ -586,6 +586,7 @@ impl Inner {
     /// Nothing of a container that was not created remains.
     fn abandon(&self, record: &Record) {
         self.registry.release(&record.name, &record.id);
+        self.release_volumes(record.key(), &record.mounts, true);
         let _ = self.store.discard(&self.store.container_directory(record.key()));
     }
 }

@@ -3,6 +3,7 @@
 //! Requests come as commands, the shim's words as messages; each is admitted by `life`, carried
 //! out, written down and published. Nothing here waits for the container itself.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,6 +95,8 @@ pub(crate) enum Command {
     },
     Remove {
         force: bool,
+        /// With the volumes that were made for it alone.
+        volumes: bool,
         done: Done<()>,
     },
     /// Answered once everything that the supervisor has said before is known.
@@ -282,7 +285,7 @@ impl Driver {
                 let result = self.disconnect(&network, force).await;
                 let _ = done.send(result);
             }
-            Command::Remove { force, done } => match self.remove(force).await {
+            Command::Remove { force, volumes, done } => match self.remove(force, volumes).await {
                 Ok(()) => {
                     let _ = done.send(Ok(()));
                     return true;
@@ -414,10 +417,30 @@ impl Driver {
         let die = [("exitCode", exit.code.to_string()), ("execDuration", lasted.to_string())];
         self.event("die", &die);
         self.network_events("disconnect", &networks);
+        self.detach_volumes().await;
         // The supervisor may clean up; nobody waits for that.
         if self.link.is_some() {
             let _ = self.call(Request::Release, &[]).await;
         }
+    }
+
+    /// Where the container's volumes lie from now on.
+    async fn attach_volumes(&self) -> Result<BTreeMap<String, PathBuf>> {
+        if self.record.volumes().next().is_none() {
+            return Ok(BTreeMap::new());
+        }
+        let (inner, record) = (Arc::clone(&self.inner), self.record.clone());
+        tokio::task::spawn_blocking(move || inner.attach_volumes(&record)).await.map_err(lost)?
+    }
+
+    async fn detach_volumes(&self) {
+        if self.record.volumes().next().is_none() {
+            return;
+        }
+        let (inner, record) = (Arc::clone(&self.inner), self.record.clone());
+        let detached = tokio::task::spawn_blocking(move || inner.detach_volumes(&record));
+        let _ = detached.await;
+        self.inner.volume_events("unmount", &self.record);
     }
 
     /// Takes back what the container has of networks; which those were.
@@ -651,6 +674,7 @@ impl Driver {
                 if self.link.is_some() {
                     let _ = self.call(Request::Release, &[]).await;
                 }
+                self.detach_volumes().await;
                 self.waiting.clear();
                 self.record.state = State {
                     exit_code: code,
@@ -731,7 +755,8 @@ impl Driver {
         }
         let directory = self.directory();
         ExitRecord::clear(&directory);
-        let (plan, ticket, labels) = inner.container_plan(&self.record).map_err(other)?;
+        let volumes = self.attach_volumes().await.map_err(other)?;
+        let (plan, ticket, labels) = inner.container_plan(&self.record, &volumes).map_err(other)?;
         self.record.labels = labels;
         let request = StartRequest {
             plan,
@@ -763,6 +788,7 @@ impl Driver {
                 if !networks.is_empty() {
                     inner.tell_barriers();
                 }
+                inner.volume_events("mount", &self.record);
                 self.event("start", &[]);
                 Ok(())
             }
@@ -1002,7 +1028,7 @@ impl Driver {
         Ok(())
     }
 
-    async fn remove(&mut self, force: bool) -> Result<()> {
+    async fn remove(&mut self, force: bool, volumes: bool) -> Result<()> {
         self.admit(Wish::Remove { force })?;
         // Whoever forces has it killed first; what still lives here does not die.
         self.admit(Wish::Remove { force: false })?;
@@ -1019,6 +1045,13 @@ impl Driver {
             return Err(error);
         }
         self.waiting.clear();
+        if !self.record.mounts.is_empty() {
+            let inner = Arc::clone(&self.inner);
+            let (id, mounts) = (self.record.key().to_owned(), self.record.mounts.clone());
+            let released =
+                tokio::task::spawn_blocking(move || inner.release_volumes(&id, &mounts, volumes));
+            let _ = released.await;
+        }
         self.inner.registry.remove(&self.record.id, &self.record.name);
         self.event("destroy", &[]);
         self.view.send_modify(|view| view.removed = true);

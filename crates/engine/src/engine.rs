@@ -14,6 +14,7 @@ use hoy_runtime::ContainerPlan;
 use hoy_shim::ShimProgram;
 use hoy_store::{Durability, Op, Store};
 use hoy_types::{ContainerId, IdMaps, PortBinding, Timestamp};
+use hoy_volumes::Volumes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::barriers::Barriers;
@@ -25,7 +26,7 @@ use crate::files::{self, DnsOverrides};
 use crate::lsm::Lsm;
 use crate::networks::{Directory, Document, NETWORK};
 use crate::plan::{self, Facts};
-use crate::record::{BindKind, LabelRecord, NetworkMode, Record};
+use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;
 use crate::sandbox::noted_endpoints;
 use crate::seccomp::Filters;
@@ -65,6 +66,7 @@ pub(crate) struct Inner {
     pub settings: Settings,
     pub store: Store,
     pub images: Images,
+    pub volumes: Volumes,
     pub network: Networks,
     pub barriers: Barriers,
     /// What people know of networks.
@@ -139,7 +141,10 @@ impl Engine {
         };
         let _ = tokio::time::timeout(SETTLE, all).await;
         let inner = Arc::clone(inner);
-        let sweep = tokio::task::spawn_blocking(move || inner.sweep(&known));
+        let sweep = tokio::task::spawn_blocking(move || {
+            inner.volumes.settle();
+            inner.sweep(&known);
+        });
         sweep.await.map_err(lost)
     }
 
@@ -177,6 +182,7 @@ impl Inner {
         let program = parts.program.clone();
         let worker = Worker { program: parts.program };
         let images = Images::open(store.clone(), worker).map_err(failed("open the images"))?;
+        let volumes = Volumes::open(store.clone()).map_err(failed("open the volumes"))?;
         let documents = store.documents(CONTAINER).map_err(failed("read the containers"))?;
         let mut records = Vec::new();
         for (key, body) in documents {
@@ -232,6 +238,7 @@ impl Inner {
             settings,
             store,
             images,
+            volumes,
             network,
             barriers: Barriers::default(),
             networks,
@@ -251,6 +258,7 @@ impl Inner {
             removals,
             stop: Mutex::new(Some(stop)),
         };
+        inner.take_up_volumes(&records);
         Ok((inner, records))
     }
 
@@ -376,16 +384,18 @@ impl Inner {
     pub fn container_plan(
         &self,
         record: &Record,
+        volumes: &BTreeMap<String, PathBuf>,
     ) -> Result<(ContainerPlan, RootfsTicket, LabelRecord)> {
         let labels = self.labels_now(record)?;
         let ticket = self.images.layers(record.layers.clone()).map_err(failed("open the image"))?;
+        let root = self.store.root();
         let hostname = hostname(record);
         let files = self.files_of_the_network(record);
         if !matches!(record.network.mode, NetworkMode::Container(_)) {
             self.write_files(record, &hostname, &files)?;
         }
         for mount in &record.mounts {
-            if let BindKind::Bind { source, create: true, .. } = &mount.kind {
+            if let MountKind::Bind { source, create: true, .. } = &mount.kind {
                 std::fs::create_dir_all(source)
                     .or_else(|error| match error.kind() {
                         std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -409,6 +419,8 @@ impl Inner {
             seccomp_rules: &|host, capabilities| self.filters.rules(host, capabilities),
             userns: self.userns(&record.host).cloned(),
             labels: labels.clone(),
+            volumes,
+            layer: &|key| root.join("layers").join(key),
             environment: self
                 .links_of_the_bridge(record)?
                 .into_iter()

@@ -13,7 +13,7 @@ use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
 use crate::devices::Devices;
 use crate::error::{Error, Result};
-use crate::record::{BindKind, BindMount, LabelRecord, NetworkMode, Record};
+use crate::record::{LabelRecord, MountKind, MountRecord, NetworkMode, Record};
 use crate::seccomp::{RuleSource, Source};
 
 /// What the plan needs beside the record.
@@ -38,6 +38,10 @@ pub(crate) struct Facts<'a> {
     /// The ids of its own user namespace.
     pub userns: Option<IdMaps>,
     pub labels: LabelRecord,
+    /// Where volumes lie, by name.
+    pub volumes: &'a std::collections::BTreeMap<String, PathBuf>,
+    /// Where a layer lies.
+    pub layer: &'a dyn Fn(&str) -> PathBuf,
     /// What links tell: the container's own says otherwise if it wants.
     pub environment: Vec<(String, String)>,
 }
@@ -59,10 +63,13 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
                 readonly: host.readonly_rootfs,
                 propagation: Propagation::Private,
                 relabel: facts.labels.of_source(mode_of_files),
+                readonly_top_only: false,
             });
         }
     }
-    mounts.extend(record.mounts.iter().map(|mount| mount_plan(mount, &facts.labels)));
+    for mount in &record.mounts {
+        mounts.push(mount_plan(mount, &facts)?);
+    }
     let config = &record.config;
     let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
     let mode = |text: &str| match text {
@@ -150,12 +157,24 @@ pub(crate) fn is_external(record: &Record) -> bool {
     !hoy_config::BUILT_IN_RUNTIMES.contains(&record.host.runtime.as_str())
 }
 
-fn mount_plan(mount: &BindMount, labels: &LabelRecord) -> MountPlan {
+fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
+    let mut readonly_top_only = false;
     let source = match &mount.kind {
-        BindKind::Bind { source, recursive, .. } => {
+        MountKind::Bind { source, recursive, readonly_top_only: top, .. } => {
+            readonly_top_only = *top;
             MountSource::Bind { path: source.into(), recursive: *recursive }
         }
-        BindKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
+        MountKind::Volume { name, subpath, .. } => {
+            let path = facts.volumes.get(name).cloned();
+            let path =
+                path.ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))?;
+            MountSource::Volume { path, subpath: subpath.clone() }
+        }
+        MountKind::Image { layers, subpath, .. } => MountSource::Image {
+            lower: layers.iter().rev().map(|key| (facts.layer)(key)).collect(),
+            subpath: subpath.clone(),
+        },
+        MountKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
             size: *size,
             mode: *mode,
             options: TmpfsOptions { noexec: !exec, nosuid: !suid, nodev: !dev },
@@ -166,13 +185,14 @@ fn mount_plan(mount: &BindMount, labels: &LabelRecord) -> MountPlan {
         "shared" | "rshared" => Propagation::Shared,
         _ => Propagation::Private,
     };
-    MountPlan {
+    Ok(MountPlan {
         target: mount.target.clone(),
         source,
         readonly: mount.readonly,
         propagation,
-        relabel: labels.of_source(&mount.mode),
-    }
+        relabel: facts.labels.of_source(&mount.mode),
+        readonly_top_only,
+    })
 }
 
 fn sysctls(record: &Record) -> Vec<(String, String)> {

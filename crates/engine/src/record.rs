@@ -23,7 +23,7 @@ pub struct Record {
     pub host: HostConfig,
     /// The command: entrypoint and arguments.
     pub command: Vec<String>,
-    pub mounts: Vec<BindMount>,
+    pub mounts: Vec<MountRecord>,
     pub network: NetworkRecord,
     pub state: State,
     #[serde(default)]
@@ -41,11 +41,11 @@ pub struct LabelRecord {
     pub mount: String,
 }
 
-/// A directory or file of the host, or a tmpfs, as `-v`, `--mount` and `--tmpfs` ask for.
+/// What is mounted in the container, as `-v`, `--mount`, `--tmpfs` and others ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BindMount {
+pub struct MountRecord {
     pub target: String,
-    pub kind: BindKind,
+    pub kind: MountKind,
     pub readonly: bool,
     /// The options as written, for inspect.
     pub mode: String,
@@ -53,12 +53,15 @@ pub struct BindMount {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum BindKind {
+pub enum MountKind {
     Bind {
         source: String,
         recursive: bool,
         /// A directory is made where the source is missing.
         create: bool,
+        /// What is mounted below it stays writable.
+        #[serde(default)]
+        readonly_top_only: bool,
     },
     Tmpfs {
         size: Option<u64>,
@@ -66,6 +69,22 @@ pub enum BindKind {
         exec: bool,
         suid: bool,
         dev: bool,
+    },
+    Volume {
+        name: String,
+        driver: String,
+        /// It was made for this container, and goes with it if that is asked for.
+        anonymous: bool,
+        /// An empty one gets what the image has at the target.
+        copy: bool,
+        subpath: String,
+    },
+    Image {
+        /// As asked for.
+        source: String,
+        /// The store's keys, bottom first.
+        layers: Vec<String>,
+        subpath: String,
     },
 }
 

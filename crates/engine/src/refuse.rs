@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 
 /// Refuses a request that asks for anything that hoy does not have.
 pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
-    let filled = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let some = |length: Option<usize>| length.is_some_and(|length| length > 0);
     let checks: &[(bool, &str)] = &[
         (
@@ -17,9 +16,6 @@ pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()>
             }),
             "a health check (--health-cmd)",
         ),
-        (some(config.volumes.as_ref().map(std::collections::BTreeMap::len)), "an anonymous volume"),
-        (filled(&host.volumes_from), "--volumes-from"),
-        (!host.volume_driver.is_empty(), "--volume-driver"),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
@@ -67,9 +63,9 @@ mod tests {
     fn the_default_request_passes_and_others_are_named() {
         let config = ContainerConfig::default();
         unbuilt(&config, &HostConfig::default()).unwrap();
-        let host = HostConfig { volume_driver: "x".into(), ..HostConfig::default() };
+        let host = HostConfig { isolation: "x".into(), ..HostConfig::default() };
         let error = unbuilt(&config, &host).unwrap_err();
-        assert_eq!(error.to_string(), "--volume-driver is not available yet");
+        assert_eq!(error.to_string(), "--isolation is not available yet");
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
         assert_eq!(
             unbuilt(&config, &host).unwrap_err().kind(),

@@ -10,7 +10,7 @@ use crate::attachments::{self, Attachment};
 use crate::engine::{Inner, now};
 use crate::error::{Error, Result};
 use crate::life::Phase;
-use crate::record::{BindKind, NetworkMode, Record};
+use crate::record::{MountKind, NetworkMode, Record};
 
 pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect {
     let state = &record.state;
@@ -70,24 +70,33 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
             ..record.host.clone()
         }),
         graph_driver: wire::DriverData { name: "overlay2".to_owned(), data: Some(data) },
-        mounts: Some(mounts(record)),
+        mounts: Some(mounts(inner, record)),
         config: Some(record.config.clone()),
         network_settings: Some(network(inner, record)),
         ..wire::ContainerInspect::default()
     }
 }
 
-fn mounts(record: &Record) -> Vec<wire::MountPoint> {
+fn mounts(inner: &Inner, record: &Record) -> Vec<wire::MountPoint> {
     record
         .mounts
         .iter()
         .map(|mount| {
+            let mut volume = (String::new(), String::new());
             let (kind, source) = match &mount.kind {
-                BindKind::Bind { source, .. } => ("bind", source.clone()),
-                BindKind::Tmpfs { .. } => ("tmpfs", String::new()),
+                MountKind::Bind { source, .. } => ("bind", source.clone()),
+                MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
+                MountKind::Volume { name, driver, .. } => {
+                    volume = (name.clone(), driver.clone());
+                    ("volume", inner.volume_place(name))
+                }
+                MountKind::Image { source, .. } => ("image", source.clone()),
             };
+            let (name, driver) = volume;
             wire::MountPoint {
                 kind: kind.to_owned(),
+                name,
+                driver,
                 source,
                 destination: mount.target.clone(),
                 mode: mount.mode.clone(),
@@ -216,7 +225,7 @@ pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary 
         network_settings: Some(wire::NetworkSettingsSummary {
             networks: Some(endpoints(inner, record)),
         }),
-        mounts: Some(mounts(record)),
+        mounts: Some(mounts(inner, record)),
         ..wire::ContainerSummary::default()
     }
 }

@@ -9,7 +9,6 @@ use hoy_types::{PortSpec, Signal, UserSpec};
 use hoy_wire::{ContainerConfig, HostConfig, ImageConfig};
 
 use crate::error::{Error, Result};
-use crate::record::{BindKind, BindMount};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Merges the image's configuration into the request's.
@@ -34,6 +33,10 @@ pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
     let labels = config.labels.get_or_insert_default();
     for (name, value) in &image.labels {
         labels.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    if !image.volumes.is_empty() {
+        let volumes = config.volumes.get_or_insert_default();
+        volumes.extend(image.volumes.iter().map(|(path, empty)| (path.clone(), empty.clone())));
     }
     if config.working_dir.is_empty() {
         config.working_dir.clone_from(&image.working_dir);
@@ -282,186 +285,6 @@ fn log_options(host: &HostConfig) -> Result<()> {
     log_budget(host).map(drop)
 }
 
-/// `-v`, `--mount` and `--tmpfs`, in this order; one target may be used once.
-pub(crate) fn mounts(host: &HostConfig) -> Result<Vec<BindMount>> {
-    let mut out = Vec::new();
-    for bind in host.binds.iter().flatten() {
-        out.push(parse_bind(bind)?);
-    }
-    for mount in &host.mounts {
-        out.push(typed_mount(mount)?);
-    }
-    for (target, options) in &host.tmpfs {
-        out.push(parse_tmpfs(target, options)?);
-    }
-    for (index, mount) in out.iter().enumerate() {
-        check_target(&mount.target)?;
-        if out[..index].iter().any(|earlier| earlier.target == mount.target) {
-            return Err(Error::invalid(format!("Duplicate mount point: {}", mount.target)));
-        }
-    }
-    Ok(out)
-}
-
-fn check_target(target: &str) -> Result<()> {
-    if !target.starts_with('/') {
-        return Err(Error::invalid(format!(
-            "invalid mount config: invalid mount path: '{target}' mount path must be absolute"
-        )));
-    }
-    if target.split('/').all(|part| matches!(part, "" | ".")) {
-        return Err(Error::invalid("invalid mount config: destination can't be '/'"));
-    }
-    if target.split('/').any(|part| part == "..") || target.contains('\0') {
-        return Err(Error::invalid(format!(
-            "invalid mount config: invalid mount path: '{target}'"
-        )));
-    }
-    Ok(())
-}
-
-fn clean(target: &str) -> String {
-    let parts: Vec<&str> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    let slash = if target.starts_with('/') { "/" } else { "" };
-    format!("{slash}{}", parts.join("/"))
-}
-
-fn parse_bind(text: &str) -> Result<BindMount> {
-    let invalid = || Error::invalid(format!("invalid volume specification: '{text}'"));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match parts.as_slice() {
-        [source, target] => (*source, *target, ""),
-        [source, target, mode] => (*source, *target, *mode),
-        [_] => return Err(Error::unavailable(format!("the anonymous volume {text}"))),
-        _ => return Err(invalid()),
-    };
-    if source.is_empty() || target.is_empty() {
-        return Err(invalid());
-    }
-    if !source.starts_with('/') {
-        return Err(Error::unavailable(format!("the named volume {source}")));
-    }
-    let mut readonly = false;
-    let mut recursive = true;
-    let mut propagation = "rprivate".to_owned();
-    for word in mode.split(',').filter(|word| !word.is_empty()) {
-        match word {
-            "ro" => readonly = true,
-            // Labels for SELinux: without effect where that is not in use, as Docker.
-            "rw" | "z" | "Z" => {}
-            "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
-                propagation = word.to_owned();
-            }
-            "bind-nonrecursive" => recursive = false,
-            "cached" | "delegated" | "consistent" => {}
-            "nocopy" => return Err(Error::unavailable("nocopy")),
-            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
-        }
-    }
-    Ok(BindMount {
-        target: clean(target),
-        kind: BindKind::Bind { source: clean(source), recursive, create: true },
-        readonly,
-        mode: mode.to_owned(),
-        propagation,
-    })
-}
-
-fn typed_mount(mount: &hoy_wire::Mount) -> Result<BindMount> {
-    match mount.kind.as_str() {
-        "bind" => {
-            if !mount.source.starts_with('/') {
-                return Err(Error::invalid(format!(
-                    "invalid mount config for type \"bind\": invalid mount path: '{}' mount path \
-                     must be absolute",
-                    mount.source
-                )));
-            }
-            let options = mount.bind_options.clone().unwrap_or_default();
-            let propagation = match options.propagation.as_str() {
-                "" => "rprivate".to_owned(),
-                known @ ("private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared") => {
-                    known.to_owned()
-                }
-                other => return Err(Error::invalid(format!("invalid propagation mode: {other}"))),
-            };
-            if options.read_only_non_recursive || options.read_only_force_recursive {
-                return Err(Error::unavailable("bind-recursive=writable and readonly"));
-            }
-            Ok(BindMount {
-                target: clean(&mount.target),
-                kind: BindKind::Bind {
-                    source: clean(&mount.source),
-                    recursive: !options.non_recursive,
-                    create: options.create_mountpoint,
-                },
-                readonly: mount.read_only,
-                mode: String::new(),
-                propagation,
-            })
-        }
-        "tmpfs" => {
-            let options = mount.tmpfs_options.clone().unwrap_or_default();
-            if !options.options.is_empty() {
-                return Err(Error::unavailable("tmpfs-options"));
-            }
-            Ok(BindMount {
-                target: clean(&mount.target),
-                kind: BindKind::Tmpfs {
-                    size: (options.size_bytes > 0).then_some(options.size_bytes as u64),
-                    mode: (options.mode != 0).then_some(options.mode & 0o7777),
-                    exec: false,
-                    suid: false,
-                    dev: false,
-                },
-                readonly: mount.read_only,
-                mode: String::new(),
-                propagation: String::new(),
-            })
-        }
-        "volume" | "image" | "npipe" | "cluster" => {
-            Err(Error::unavailable(format!("a mount of type {}", mount.kind)))
-        }
-        other => Err(Error::invalid(format!(
-            "invalid mount config for type \"{other}\": mount type unknown: \"{other}\""
-        ))),
-    }
-}
-
-fn parse_tmpfs(target: &str, options: &str) -> Result<BindMount> {
-    let (mut size, mut mode, mut readonly) = (None, None, false);
-    let (mut exec, mut suid, mut dev) = (false, false, false);
-    for word in options.split(',').filter(|word| !word.is_empty()) {
-        let bad = || Error::invalid(format!("invalid tmpfs option [{word:?}]"));
-        match word.split_once('=') {
-            Some(("size", text)) => {
-                let bytes = hoy_types::parse_bytes(text).map_err(|_| bad())?;
-                size = Some(u64::try_from(bytes).map_err(|_| bad())?);
-            }
-            Some(("mode", text)) => mode = Some(u32::from_str_radix(text, 8).map_err(|_| bad())?),
-            Some(_) => return Err(bad()),
-            None => match word {
-                "ro" => readonly = true,
-                "rw" => readonly = false,
-                "exec" => exec = true,
-                "noexec" => exec = false,
-                "suid" => suid = true,
-                "nosuid" => suid = false,
-                "dev" => dev = true,
-                "nodev" => dev = false,
-                _ => return Err(bad()),
-            },
-        }
-    }
-    Ok(BindMount {
-        target: clean(target),
-        kind: BindKind::Tmpfs { size, mode, exec, suid, dev },
-        readonly,
-        mode: options.to_owned(),
-        propagation: String::new(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -500,20 +323,6 @@ mod tests {
         let env = merge_env(&image, &strings(&["B=3", "A", "C=4", "D"]));
         assert_eq!(env, ["B=3", "PATH=/x", "C=4"]);
         assert_eq!(merge_env(&[], &[]), [PATH]);
-    }
-
-    #[test]
-    fn binds() {
-        let bind = parse_bind("/a/../b:/c//d/:ro").unwrap();
-        assert_eq!((bind.target.as_str(), bind.readonly), ("/c/d", true));
-        for bad in ["/a", "a:/b", ":/b", "/a:", "/a:/b:xx", "/a:/b:ro:x"] {
-            assert!(parse_bind(bad).is_err(), "{bad}");
-        }
-        let host =
-            |binds: &[&str]| HostConfig { binds: Some(strings(binds)), ..Default::default() };
-        for bad in [&["/a:/"][..], &["/a:b"], &["/a:/x", "/b:/x/"], &["/a:/x/../y"]] {
-            assert!(mounts(&host(bad)).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

@@ -226,8 +226,9 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> oci::
 fn user_mount(plan: &MountPlan, source: &str) -> oci::Mount {
     let readonly = plan.readonly.then_some("ro");
     match &plan.source {
-        MountSource::Bind { recursive, .. } => {
-            let mut options = vec![if *recursive { "rbind" } else { "bind" }];
+        MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Image { .. } => {
+            let one = matches!(&plan.source, MountSource::Bind { recursive: false, .. });
+            let mut options = vec![if one { "bind" } else { "rbind" }];
             options.extend(readonly);
             options.push(match plan.propagation {
                 Propagation::Private => "rprivate",
@@ -439,6 +440,7 @@ mod tests {
                 readonly: true,
                 propagation: Propagation::Slave,
                 relabel: None,
+                readonly_top_only: false,
             }],
             devices: DevicePlan::Default,
             masked_paths: vec!["/proc/kcore".into()],

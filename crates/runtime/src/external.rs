@@ -60,8 +60,11 @@ pub fn prepare_external(
     let root = RootFd::new(rootfs::mount(&plan.root, &plan.mount_label, None)?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
     // Cloned in the host's namespace: a shared one must hear from it and tell it.
-    let sources: Vec<Source> =
-        plan.mounts.iter().map(|mount| source(mount, false)).collect::<Result<_, _>>()?;
+    let sources: Vec<Source> = plan
+        .mounts
+        .iter()
+        .map(|mount| source(mount, &plan.mount_label, None))
+        .collect::<Result<_, _>>()?;
     // The runtime enters it, and wants it to be there. One that cannot be made is its to refuse.
     let _ = root.make_directories(&plan.process.cwd, 0o755);
     let capabilities = rustix::thread::capabilities(None)

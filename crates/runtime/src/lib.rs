@@ -21,4 +21,5 @@ pub use error::{FailureReason, StartError, text as plain_error};
 pub use external::{Bundle, prepare_external};
 pub use plan::*;
 pub use prepare::{GivenFds, Prepared, prepare};
+pub use rootfs::image_root;
 pub use running::{Running, Started, Stdio, resize};

@@ -155,6 +155,8 @@ pub struct MountPlan {
     pub propagation: Propagation,
     /// The label that SELinux is to know the source by from now on.
     pub relabel: Option<String>,
+    /// What is mounted below the source stays as writable as it is.
+    pub readonly_top_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,6 +165,11 @@ pub enum MountSource {
     Bind { path: PathBuf, recursive: bool },
     /// A fresh tmpfs.
     Tmpfs { size: Option<u64>, mode: Option<u32>, options: TmpfsOptions },
+    /// A volume's directory, or what lies in it at a path: its files lie on the disk with the ids
+    /// that they have inside.
+    Volume { path: PathBuf, subpath: String },
+    /// An image's files, or those at a path, to be read. Topmost layer first.
+    Image { lower: Vec<PathBuf>, subpath: String },
 }
 
 /// Flags of a tmpfs; Docker's default is noexec, nosuid and nodev.

@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use hoy_cgroup::Cgroup;
-use hoy_rootfd::RootFd;
+use hoy_rootfd::{Links, RootFd};
 use hoy_sys::mount as attributes;
-use rustix::fs::{CWD, FileType};
+use hoy_types::IdMaps;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -85,7 +86,8 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     )?);
     let credentials = users::resolve(&root, &plan.process.user, &plan.process.additional_groups)?;
     users::check_mapped(&credentials, plan.userns.as_ref())?;
-    let sources = plan.mounts.iter().map(|mount| source(mount, userns.is_some()));
+    let user = userns.zip(plan.userns.as_ref());
+    let sources = plan.mounts.iter().map(|mount| source(mount, &plan.mount_label, user));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let init = plan.init.as_deref().map(|path| clone_tree(path, false)).transpose()?;
     let mut devices = default_devices();
@@ -131,10 +133,32 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     })
 }
 
-pub(crate) fn source(plan: &MountPlan, mapped: bool) -> Result<Source, StartError> {
-    let MountSource::Bind { path, recursive } = &plan.source else { return Ok(Source::Tmpfs) };
+pub(crate) fn source(
+    plan: &MountPlan,
+    label: &str,
+    user: Option<(&OwnedFd, &IdMaps)>,
+) -> Result<Source, StartError> {
     let MountPlan { readonly, propagation, .. } = *plan;
-    let mount = clone_tree(path, *recursive)?;
+    let (mount, path) = match &plan.source {
+        MountSource::Tmpfs { .. } => return Ok(Source::Tmpfs),
+        MountSource::Bind { path, recursive } => (clone_tree(path, *recursive)?, path.as_path()),
+        MountSource::Volume { path, subpath } => {
+            let mount = volume(path, subpath, user.is_none())?;
+            if let Some((userns, _)) = user {
+                rootfs::map(&mount, path, userns)?;
+            }
+            (mount, path.as_path())
+        }
+        MountSource::Image { lower, subpath } => {
+            let mount = rootfs::mount_image(lower, label, user)?;
+            let mount = match subpath.as_str() {
+                "" => mount,
+                subpath => below(mount, subpath, "the image")?,
+            };
+            return with_kind(mount);
+        }
+    };
+    let mapped = user.is_some();
     if let Some(label) = &plan.relabel {
         lsm::relabel(path, label)?;
     }
@@ -153,11 +177,46 @@ pub(crate) fn source(plan: &MountPlan, mapped: bool) -> Result<Source, StartErro
     };
     attributes::set_attributes(mount.as_fd(), 0, propagation, true).map_err(failed)?;
     if readonly {
-        attributes::set_attributes(mount.as_fd(), attributes::RDONLY, 0, true).map_err(failed)?;
+        let deep = !plan.readonly_top_only;
+        attributes::set_attributes(mount.as_fd(), attributes::RDONLY, 0, deep).map_err(failed)?;
     }
-    let stat = rustix::fs::fstat(&mount).map_err(|errno| failed(errno.into()))?;
+    with_kind(mount)
+}
+
+fn with_kind(mount: OwnedFd) -> Result<Source, StartError> {
+    let stat = rustix::fs::fstat(&mount)
+        .map_err(|errno| StartError::system("look at a mount's source", errno))?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     Ok(Source::Bind { mount, directory })
+}
+
+/// A volume's directory, or what lies in it: whoever writes to the volume may change what its
+/// paths mean, so that the kernel resolves them below it, once.
+fn volume(path: &Path, subpath: &str, recursive: bool) -> Result<OwnedFd, StartError> {
+    if subpath.is_empty() {
+        return clone_tree(path, recursive);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))?;
+    below(root, subpath, "the volume")
+}
+
+/// A detached clone of something below a root.
+fn below(root: OwnedFd, subpath: &str, of: &str) -> Result<OwnedFd, StartError> {
+    let found = RootFd::new(root).handle(subpath, Links::Inside).map_err(|error| {
+        StartError::invalid(format!("cannot access path {subpath} of {of}: {error}"))
+    })?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(found, "", flags).map_err(|errno| match errno {
+        // What is in no tree of mounts can be cloned since Linux 6.15.
+        Errno::INVAL => StartError::invalid(format!(
+            "a part of {of} cannot be mounted by this kernel: it takes Linux 6.15"
+        )),
+        errno => StartError::system(&format!("clone the path {subpath} of {of}"), errno),
+    })
 }
 
 /// A detached clone of something in the host's tree.

@@ -4,7 +4,7 @@
 //! ones with the same ids on the disk: the overlay lies over mounts of them that map the ids.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hoy_sys::mount::map_ids;
 use hoy_sys::process::{self, CloneArgs, set_file_ids};
@@ -25,8 +25,8 @@ use crate::prepare::clone_tree;
 /// The directories that a root file system is laid over, held by descriptors.
 struct Layers {
     lower: Vec<OwnedFd>,
-    upper: OwnedFd,
-    work: OwnedFd,
+    /// The writable directory and the one for work in progress, if anything is to be written.
+    upper: Option<(OwnedFd, OwnedFd)>,
     /// The detached mount that `upper` and `work` are in, where ids are mapped. The layers are
     /// detached mounts of their own then.
     place: Option<OwnedFd>,
@@ -44,25 +44,25 @@ impl Layers {
         };
         Ok(Self {
             lower: plan.lower.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
-            upper: open(&plan.upper)?,
-            work: open(&plan.work)?,
+            upper: Some((open(&plan.upper)?, open(&plan.work)?)),
             place: None,
             label: label.to_owned(),
         })
     }
 
-    fn mapped(plan: &RootPlan, label: &str, userns: &OwnedFd) -> Result<Self, StartError> {
-        let mapped = |path: &Path| {
-            let mount = clone_tree(path, false)?;
-            map_ids(mount.as_fd(), userns.as_fd()).map_err(|error| {
-                let doing = format!(
-                    "map the ids of {}, which its file system and the kernel must be able to do",
-                    path.display()
-                );
-                StartError::system(&doing, error)
-            })?;
-            Ok(mount)
+    /// Only to be read.
+    fn below(lower: &[PathBuf], label: &str, userns: Option<&OwnedFd>) -> Result<Self, StartError> {
+        let open = |path: &PathBuf| match userns {
+            Some(userns) => mapped(path, userns),
+            None => rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
+                .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno)),
         };
+        let lower = lower.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { lower, upper: None, place: None, label: label.to_owned() })
+    }
+
+    fn mapped(plan: &RootPlan, label: &str, userns: &OwnedFd) -> Result<Self, StartError> {
+        let mapped = |path: &Path| mapped(path, userns);
         let invalid = || StartError::invalid("the writable directories have no common parent");
         let parent = plan.upper.parent().ok_or_else(invalid)?;
         let (Some(upper), Some(work)) = (plan.upper.file_name(), plan.work.file_name()) else {
@@ -78,12 +78,75 @@ impl Layers {
         };
         Ok(Self {
             lower: plan.lower.iter().map(|path| mapped(path)).collect::<Result<_, _>>()?,
-            upper: open(upper)?,
-            work: open(work)?,
+            upper: Some((open(upper)?, open(work)?)),
             place: Some(place),
             label: label.to_owned(),
         })
     }
+}
+
+/// A detached mount whose ids are those of a user namespace.
+pub(crate) fn mapped(path: &Path, userns: &OwnedFd) -> Result<OwnedFd, StartError> {
+    let mount = clone_tree(path, false)?;
+    map(&mount, path, userns)?;
+    Ok(mount)
+}
+
+pub(crate) fn map(mount: &OwnedFd, path: &Path, userns: &OwnedFd) -> Result<(), StartError> {
+    map_ids(mount.as_fd(), userns.as_fd()).map_err(|error| {
+        let doing = format!(
+            "map the ids of {}, which its file system and the kernel must be able to do",
+            path.display()
+        );
+        StartError::system(&doing, error)
+    })
+}
+
+/// An image's files as a detached mount that nobody can write to.
+pub(crate) fn mount_image(
+    lower: &[PathBuf],
+    label: &str,
+    userns: Option<(&OwnedFd, &IdMaps)>,
+) -> Result<OwnedFd, StartError> {
+    let mount = match lower {
+        [] => return Err(StartError::invalid("an image without files cannot be mounted")),
+        // The kernel lays nothing over one directory alone.
+        [layer] => match userns {
+            Some((userns, _)) => mapped(layer, userns)?,
+            None => clone_tree(layer, false)?,
+        },
+        _ => {
+            let layers = Layers::below(lower, label, userns.map(|(userns, _)| userns))?;
+            let laid = || match lay(&layers, false) {
+                Err(Errno::INVAL) if userns.is_some() => lay_elsewhere(&layers, false),
+                other => other.map_err(|errno| StartError::system("mount the image", errno)),
+            };
+            match userns {
+                Some((_, maps)) => as_root_of(maps, laid)?,
+                None => laid()?,
+            }
+        }
+    };
+    let readonly = hoy_sys::mount::RDONLY;
+    hoy_sys::mount::set_attributes(mount.as_fd(), readonly, 0, true)
+        .map_err(|error| StartError::system("mount the image", error))?;
+    Ok(mount)
+}
+
+/// An image's files for this process to read, in one with several threads: nothing of it is
+/// changed. Topmost layer first.
+pub fn image_root(lower: &[PathBuf]) -> std::io::Result<OwnedFd> {
+    if let [layer] = lower {
+        return Ok(rustix::fs::openat(CWD, layer, DIRECTORY, Mode::empty())?);
+    }
+    let layers = Layers::below(lower, "", None).map_err(std::io::Error::other)?;
+    let mut result = mounted(by_descriptors, &layers, false);
+    for way in [by_long_names as Way, at_once_by_long_names] {
+        if matches!(result, Err(Errno::INVAL | Errno::OPNOTSUPP)) {
+            result = mounted(way, &layers, false);
+        }
+    }
+    Ok(result?)
 }
 
 /// The root file system as a detached mount, with the ids of a user namespace or as they are.
@@ -107,8 +170,8 @@ pub(crate) fn mount(
 /// The kernel says no more than that something is wrong.
 fn refused(layers: &Layers, errno: Errno) -> StartError {
     const OVERLAYFS: i64 = 0x794c_7630;
-    let upper = rustix::fs::fstatfs(&layers.upper);
-    if upper.is_ok_and(|found| found.f_type == OVERLAYFS) {
+    let upper = layers.upper.as_ref().and_then(|(upper, _)| rustix::fs::fstatfs(upper).ok());
+    if upper.is_some_and(|found| found.f_type == OVERLAYFS) {
         return StartError::invalid(
             "the data root lies on overlayfs, as all does in a container: the kernel puts no \
              writable overlay on another. Give the daemon a volume, a bind mount or a tmpfs for \
@@ -227,8 +290,9 @@ fn by_descriptors(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
     for layer in &layers.lower {
         fsconfig_set_fd(context, "lowerdir+", layer)?;
     }
-    fsconfig_set_fd(context, "upperdir", &layers.upper)?;
-    fsconfig_set_fd(context, "workdir", &layers.work)
+    let Some((upper, work)) = &layers.upper else { return Ok(()) };
+    fsconfig_set_fd(context, "upperdir", upper)?;
+    fsconfig_set_fd(context, "workdir", work)
 }
 
 fn name(directory: &OwnedFd) -> String {
@@ -239,13 +303,31 @@ fn by_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
     for layer in &layers.lower {
         fsconfig_set_string(context, "lowerdir+", name(layer))?;
     }
-    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
-    fsconfig_set_string(context, "workdir", name(&layers.work))
+    writable(context, layers)
+}
+
+fn writable(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    let Some((upper, work)) = &layers.upper else { return Ok(()) };
+    fsconfig_set_string(context, "upperdir", name(upper))?;
+    fsconfig_set_string(context, "workdir", name(work))
 }
 
 fn at_once(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
     let lower: Vec<String> = layers.lower.iter().map(name).collect();
     fsconfig_set_string(context, "lowerdir", lower.join(":"))?;
-    fsconfig_set_string(context, "upperdir", name(&layers.upper))?;
-    fsconfig_set_string(context, "workdir", name(&layers.work))
+    writable(context, layers)
+}
+
+/// Names that mean the same in any directory.
+fn long_name(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
+}
+
+fn by_long_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    layers.lower.iter().try_for_each(|l| fsconfig_set_string(context, "lowerdir+", long_name(l)))
+}
+
+fn at_once_by_long_names(context: &OwnedFd, layers: &Layers) -> Result<(), Errno> {
+    let lower: Vec<String> = layers.lower.iter().map(long_name).collect();
+    fsconfig_set_string(context, "lowerdir", lower.join(":"))
 }

@@ -341,9 +341,7 @@ fn user_mount(
             refuse_inside_proc(target.as_fd(), &mount.target)?;
             attach(tree.as_fd(), target.as_fd(), &mount.target)
         }
-        (Source::Tmpfs, MountSource::Bind { .. }) => {
-            Err(StartError::invalid("a mount and its source do not match"))
-        }
+        (Source::Tmpfs, _) => Err(StartError::invalid("a mount and its source do not match")),
     }
 }
 

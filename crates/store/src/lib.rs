@@ -6,6 +6,7 @@
 
 mod blob;
 mod database;
+mod delete;
 mod layer;
 mod lease;
 mod reserve;
@@ -128,7 +129,7 @@ impl Store {
     }
 
     /// A name that nobody has, in `ingest` or `trash`.
-    pub(crate) fn fresh(&self, directory: &str) -> PathBuf {
+    pub fn fresh(&self, directory: &str) -> PathBuf {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.root.join(directory).join(format!("{}-{number}", std::process::id()))
     }
@@ -161,14 +162,16 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_error("remove", path)(error)),
         }
-        let _ = std::thread::Builder::new().name("trash".into()).spawn(move || delete(&target));
+        let _ = std::thread::Builder::new()
+            .name("trash".into())
+            .spawn(move || delete_or_leave(&target));
         Ok(())
     }
 
     fn sweep(&self, name: &str) {
         let directory = self.inner.root.join(name);
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            delete(&entry.path());
+            delete_or_leave(&entry.path());
         }
     }
 
@@ -191,10 +194,11 @@ impl Store {
     }
 }
 
-fn delete(path: &Path) {
-    let directory = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-    // What cannot be deleted now is tried again at the next start.
-    let _ = if directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+/// What cannot be deleted now is tried again at the next start.
+fn delete_or_leave(path: &Path) {
+    if let Err(error) = delete::delete(path) {
+        tracing::warn!(path = %path.display(), %error, "delete");
+    }
 }
 
 /// Makes a rename last.

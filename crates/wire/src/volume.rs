@@ -28,6 +28,28 @@ pub struct Volume {
     pub usage_data: Option<VolumeUsage>,
 }
 
+/// `volume.CreateOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeCreateRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_volume_spec: Option<serde_json::Value>,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub driver: String,
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    pub labels: Option<BTreeMap<String, String>>,
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub name: String,
+}
+
+/// `volume.PruneReport`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumePruneReport {
+    pub volumes_deleted: Option<Vec<String>>,
+    pub space_reclaimed: u64,
+}
+
 /// `volume.UsageData`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -1,0 +1,145 @@
+//! /volumes.
+
+use hoy_engine::{Engine, VolumeRequest};
+use hoy_types::Timestamp;
+use hoy_wire as wire;
+
+use crate::conn::Conn;
+use crate::http::Head;
+use crate::query::Query;
+use crate::{ApiError, Outcome, route};
+
+/// The first version whose prune spares volumes that have a name.
+const SPARES_NAMED: (u32, u32) = (1, 42);
+
+pub(crate) async fn route(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    parts: &[&str],
+    query: &Query,
+) -> Option<Outcome> {
+    Some(match (head.method.as_str(), parts) {
+        ("GET", ["volumes"] | ["volumes", ""]) => list(engine, conn, query).await,
+        ("POST", ["volumes", "create"]) => create(engine, conn, head).await,
+        ("POST", ["volumes", "prune"]) => prune(engine, conn, head, query).await,
+        ("GET", ["volumes", name]) => match engine.volume(name) {
+            Ok(found) => conn.json_answer(200, &found).await,
+            Err(error) => Err(error.into()),
+        },
+        ("DELETE", ["volumes", name]) => {
+            match engine.volume_remove(name, query.flag("force")).await {
+                Ok(()) => conn.empty(204).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+        // Only volumes of a cluster can be changed.
+        ("PUT", ["volumes", name]) => Err(match engine.volume(name) {
+            Ok(_) => ApiError::new(503, route::NO_SWARM),
+            Err(error) => error.into(),
+        }),
+        _ => return None,
+    })
+}
+
+async fn create(engine: &Engine, conn: &mut Conn, head: &Head) -> Outcome {
+    let asked: Option<wire::VolumeCreateRequest> = conn.json(head).await?;
+    let asked =
+        asked.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    if asked.cluster_volume_spec.is_some() {
+        return Err(ApiError::new(503, route::NO_SWARM));
+    }
+    let made = engine
+        .volume_create(VolumeRequest {
+            name: asked.name,
+            driver: asked.driver,
+            labels: asked.labels.unwrap_or_default(),
+            options: asked.driver_opts.unwrap_or_default(),
+        })
+        .await?;
+    conn.json_answer(201, &made).await
+}
+
+async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
+    let filter = Filter::parse(query.filters()?)?;
+    let shown = engine
+        .volumes()
+        .into_iter()
+        .filter(|volume| filter.admits(volume, || engine.volume_unused(&volume.name)))
+        .map(|volume| engine.volume_shown(&volume))
+        .collect();
+    let answer = wire::VolumeList { volumes: Some(shown), warnings: None };
+    conn.json_answer(200, &answer).await
+}
+
+async fn prune(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
+    let mut filters = query.filters()?;
+    let mut all = route::version(head) < SPARES_NAMED;
+    let mut bad = None;
+    filters.retain(|(name, values)| {
+        if name == "all" {
+            match values.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["1" | "true"] => all = true,
+                ["0" | "false"] => all = false,
+                _ => bad = Some(format!("invalid filter 'all={values:?}'")),
+            }
+        } else if name == "until" {
+            bad = Some("invalid filter 'until'".to_owned());
+        }
+        name != "all"
+    });
+    if let Some(bad) = bad {
+        return Err(ApiError::bad(bad));
+    }
+    let now = Timestamp::from_system(std::time::SystemTime::now());
+    let said = filters.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
+    let filter = wire::PruneFilter::parse(said, now).map_err(ApiError::bad)?;
+    let report = engine.volume_prune(all, &filter).await?;
+    conn.json_answer(200, &report).await
+}
+
+/// Docker's filters of a list: any value of a name, but all labels.
+#[derive(Default)]
+struct Filter {
+    names: Vec<String>,
+    drivers: Vec<String>,
+    labels: Vec<String>,
+    unused: Option<bool>,
+}
+
+impl Filter {
+    fn parse(filters: Vec<(String, Vec<String>)>) -> Result<Self, ApiError> {
+        let mut out = Self::default();
+        for (name, values) in filters {
+            match name.as_str() {
+                "name" => out.names = values,
+                "driver" => out.drivers = values,
+                "label" => out.labels = values,
+                "dangling" => {
+                    out.unused =
+                        Some(match values.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                            ["1" | "true"] => true,
+                            ["0" | "false"] => false,
+                            _ => {
+                                return Err(ApiError::bad(format!(
+                                    "invalid filter 'dangling={values:?}'"
+                                )));
+                            }
+                        });
+                }
+                other => return Err(ApiError::bad(format!("invalid filter '{other}'"))),
+            }
+        }
+        Ok(out)
+    }
+
+    fn admits(&self, volume: &hoy_engine::Volume, unused: impl Fn() -> bool) -> bool {
+        let any = |wanted: &[String], fits: &dyn Fn(&String) -> bool| {
+            wanted.is_empty() || wanted.iter().any(fits)
+        };
+        any(&self.names, &|name| volume.name.contains(name.as_str()))
+            && any(&self.drivers, &|driver| *driver == volume.driver)
+            && wire::has_labels(&self.labels, Some(&volume.labels))
+            && self.unused.is_none_or(|wanted| wanted == unused())
+    }
+}

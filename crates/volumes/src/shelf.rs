@@ -1,0 +1,380 @@
+//! All volumes: which there are, who names them, who runs with them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::Write as _;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use hoy_store::Store;
+use hoy_types::Timestamp;
+
+use crate::mounts::{is_mounted, mount_on, unmount_from};
+use crate::options::LocalOptions;
+use crate::populate::{self, DATA};
+use crate::volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
+use crate::{Result, VolumeError};
+
+const DOCUMENT: &str = "volume.json";
+/// How long one may wait for what others do with the same volume.
+const TURN: Duration = Duration::from_secs(150);
+/// Mounts that may lie over each other on one directory.
+const STACKED: usize = 16;
+
+/// What became of the first contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// From the image.
+    Now,
+    /// It had contents of its own.
+    Before,
+}
+
+/// Every volume. Reads never wait for changes; changes of one volume are one after the other.
+pub struct Volumes {
+    store: Store,
+    root: PathBuf,
+    known: RwLock<BTreeMap<String, Arc<Volume>>>,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    busy: HashSet<String>,
+    /// By volume: the containers that name it.
+    users: HashMap<String, BTreeSet<String>>,
+    /// By volume: the containers that run with it.
+    running: HashMap<String, BTreeSet<String>>,
+}
+
+/// The right to change one volume.
+struct Turn<'a> {
+    volumes: &'a Volumes,
+    name: String,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.volumes.state().busy.remove(&self.name);
+        self.volumes.freed.notify_all();
+    }
+}
+
+impl Volumes {
+    /// Finds what there is, and ends what a killed daemon has begun.
+    pub fn open(store: Store) -> Result<Self> {
+        let root = store.root().join("volumes");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            // Each volume's own owner and mode decide below it, as with Docker.
+            .mode(0o711)
+            .create(&root)
+            .map_err(VolumeError::io("create", root.display()))?;
+        let mut known = BTreeMap::new();
+        let entries = std::fs::read_dir(&root).map_err(VolumeError::io("list", root.display()))?;
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match take_up(&entry.path(), &name) {
+                Ok(volume) => drop(known.insert(name, Arc::new(volume))),
+                Err(error) => tracing::error!(volume = name, %error, "take up a volume"),
+            }
+        }
+        Ok(Self {
+            store,
+            root,
+            known: RwLock::new(known),
+            state: Mutex::default(),
+            freed: Condvar::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Volume>>)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn turn(&self, name: &str) -> Result<Turn<'_>> {
+        let state = self.state();
+        let waited = self.freed.wait_timeout_while(state, TURN, |state| state.busy.contains(name));
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(VolumeError::Conflict(format!(
+                "volume {name}: something else is still being done with it"
+            )));
+        }
+        state.busy.insert(name.to_owned());
+        Ok(Turn { volumes: self, name: name.to_owned() })
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Where a volume's data is seen on the host.
+    pub fn mountpoint(&self, volume: &Volume) -> PathBuf {
+        self.directory(&volume.name).join(DATA)
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> Vec<Arc<Volume>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn get(&self, name: &str) -> Result<Arc<Volume>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).cloned().ok_or_else(|| VolumeError::NotFound(name.to_owned()))
+    }
+
+    /// The containers that name a volume.
+    pub fn users(&self, name: &str) -> BTreeSet<String> {
+        self.state().users.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Makes a volume, or gives the one that is there if it is what is asked for. Without a name
+    /// it gets one and is anonymous. The answer also says whether it is new.
+    pub fn create(&self, request: VolumeRequest) -> Result<(Arc<Volume>, bool)> {
+        self.make(request, None)
+    }
+
+    /// The same for a container: from here on the volume is in use.
+    pub fn claim(&self, request: VolumeRequest, container: &str) -> Result<(Arc<Volume>, bool)> {
+        self.make(request, Some(container))
+    }
+
+    fn make(
+        &self,
+        mut request: VolumeRequest,
+        container: Option<&str>,
+    ) -> Result<(Arc<Volume>, bool)> {
+        if request.name.is_empty() {
+            request.name = random_name()?;
+            request.labels.insert(ANONYMOUS.to_owned(), String::new());
+        }
+        let _turn = self.turn(&request.name)?;
+        let (volume, new) = match self.get(&request.name) {
+            Ok(known) => {
+                known.fits(&request)?;
+                (known, false)
+            }
+            Err(_) => (self.make_new(request)?, true),
+        };
+        if let Some(container) = container {
+            let mut state = self.state();
+            state.users.entry(volume.name.clone()).or_default().insert(container.to_owned());
+        }
+        Ok((volume, new))
+    }
+
+    fn make_new(&self, request: VolumeRequest) -> Result<Arc<Volume>> {
+        check_name(&request.name)?;
+        if !matches!(request.driver.as_str(), "" | LOCAL) {
+            return Err(VolumeError::NotFound(format!(
+                "create {}: error looking up volume plugin {}: plugin \"{}\" not found",
+                request.name, request.driver, request.driver
+            )));
+        }
+        let of_name = |error: VolumeError| match error {
+            VolumeError::Invalid(said) => {
+                VolumeError::Invalid(format!("create {}: {said}", request.name))
+            }
+            other => other,
+        };
+        LocalOptions::parse(&request.options).map_err(of_name)?;
+        let volume = Volume {
+            name: request.name,
+            driver: LOCAL.to_owned(),
+            labels: request.labels,
+            options: request.options,
+            created: Timestamp::from_system(std::time::SystemTime::now()),
+        };
+        self.write_down(&volume)?;
+        let volume = Arc::new(volume);
+        self.publish(|known| drop(known.insert(volume.name.clone(), Arc::clone(&volume))));
+        Ok(volume)
+    }
+
+    /// Complete and on the disk before it has its name.
+    fn write_down(&self, volume: &Volume) -> Result<()> {
+        let target = self.directory(&volume.name);
+        let fresh = self.store.fresh("ingest");
+        let made = || -> std::io::Result<()> {
+            let data = fresh.join(DATA);
+            std::fs::DirBuilder::new().mode(0o701).create(&fresh)?;
+            std::fs::create_dir(&data)?;
+            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
+            let mut file = std::fs::File::create_new(fresh.join(DOCUMENT))?;
+            file.write_all(&serde_json::to_vec(volume)?)?;
+            file.sync_all()?;
+            std::fs::File::open(&data)?.sync_all()?;
+            std::fs::File::open(&fresh)?.sync_all()?;
+            std::fs::rename(&fresh, &target)?;
+            std::fs::File::open(&self.root)?.sync_all()
+        };
+        made().map_err(|error| {
+            let _ = std::fs::remove_dir_all(&fresh);
+            VolumeError::io("create the volume", &volume.name)(error)
+        })
+    }
+
+    /// What an image has at the place where a container mounts an empty volume.
+    pub fn populate(&self, name: &str, from: BorrowedFd<'_>) -> Result<Filled> {
+        let _turn = self.turn(name)?;
+        let volume = self.get(name)?;
+        let failed = VolumeError::io("copy the image's files to the volume", name);
+        let filled = if LocalOptions::parse(&volume.options)?.mount.is_some() {
+            let data = self.mount(&volume)?;
+            let filled = populate::populate_in_place(&data, from);
+            self.unmount_unused(&volume)?;
+            filled
+        } else {
+            populate::populate(&self.directory(name), from)
+        };
+        Ok(if filled.map_err(failed)? { Filled::Now } else { Filled::Before })
+    }
+
+    /// For a container that starts: where the data lies from now on.
+    pub fn attach(&self, name: &str, container: &str) -> Result<PathBuf> {
+        let _turn = self.turn(name)?;
+        let volume = self.get(name)?;
+        let path = self.mount(&volume)?;
+        self.attached(name, container);
+        Ok(path)
+    }
+
+    /// A container that runs already was found to have it.
+    pub fn attached(&self, name: &str, container: &str) {
+        let mut state = self.state();
+        state.running.entry(name.to_owned()).or_default().insert(container.to_owned());
+    }
+
+    /// A container names it, since before this daemon.
+    pub fn claimed(&self, name: &str, container: &str) {
+        let mut state = self.state();
+        state.users.entry(name.to_owned()).or_default().insert(container.to_owned());
+    }
+
+    fn mount(&self, volume: &Volume) -> Result<PathBuf> {
+        let data = self.mountpoint(volume);
+        if let Some(options) = LocalOptions::parse(&volume.options)?.mount
+            && !is_mounted(&data)
+        {
+            mount_on(&options, &data)?;
+        }
+        Ok(data)
+    }
+
+    /// A container has ended, or never began.
+    pub fn detach(&self, name: &str, container: &str) -> Result<()> {
+        let _turn = self.turn(name)?;
+        {
+            let mut state = self.state();
+            if let Some(running) = state.running.get_mut(name) {
+                running.remove(container);
+                if running.is_empty() {
+                    state.running.remove(name);
+                }
+            }
+        }
+        match self.get(name) {
+            Ok(volume) => self.unmount_unused(&volume),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn unmount_unused(&self, volume: &Volume) -> Result<()> {
+        if volume.options.is_empty() || self.state().running.contains_key(&volume.name) {
+            return Ok(());
+        }
+        unmount_all(&self.mountpoint(volume))
+    }
+
+    /// Once it is known what runs: mounts that nobody uses are taken off.
+    pub fn settle(&self) {
+        for volume in self.list() {
+            if let Err(error) = self.unmount_unused(&volume) {
+                tracing::warn!(volume = volume.name, %error, "take off an unused mount");
+            }
+        }
+    }
+
+    /// A container is no more: it names nothing.
+    pub fn let_go(&self, container: &str) {
+        let mut state = self.state();
+        state.users.retain(|_, users| {
+            users.remove(container);
+            !users.is_empty()
+        });
+    }
+
+    /// Removes a volume that nobody names.
+    pub fn remove(&self, name: &str) -> Result<Arc<Volume>> {
+        let _turn = self.turn(name)?;
+        let volume = self.get(name)?;
+        let users = self.users(name);
+        if !users.is_empty() {
+            let users: Vec<&str> = users.iter().map(String::as_str).collect();
+            return Err(VolumeError::Conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                users.join(", ")
+            )));
+        }
+        let data = self.mountpoint(&volume);
+        unmount_all(&data)?;
+        // Out of sight first, so that nobody is given what is about to go.
+        self.store.discard(&self.directory(name))?;
+        self.publish(|known| drop(known.remove(name)));
+        let root = std::fs::File::open(&self.root).and_then(|root| root.sync_all());
+        root.map_err(VolumeError::io("remove the volume", name))?;
+        Ok(volume)
+    }
+}
+
+fn unmount_all(data: &Path) -> Result<()> {
+    for _ in 0..STACKED {
+        if !is_mounted(data) {
+            return Ok(());
+        }
+        unmount_from(data)?;
+    }
+    Err(VolumeError::Conflict(format!("{} stays a mount point", data.display())))
+}
+
+/// What lies in a volume's directory. One whose document is lost is a volume all the same: nothing
+/// that may be somebody's data goes away by itself.
+fn take_up(directory: &Path, name: &str) -> Result<Volume> {
+    check_name(name)?;
+    populate::recover(directory).map_err(VolumeError::io("recover the volume", name))?;
+    let read = std::fs::read(directory.join(DOCUMENT));
+    let document = read.ok().and_then(|body| serde_json::from_slice::<Volume>(&body).ok());
+    if let Some(volume) = document.filter(|volume| volume.name == name) {
+        return Ok(volume);
+    }
+    tracing::warn!(volume = name, "a volume without a document is taken up as it is");
+    let made = std::fs::metadata(directory).and_then(|meta| meta.modified());
+    let created = made.unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+    Ok(Volume {
+        name: name.to_owned(),
+        driver: LOCAL.to_owned(),
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        created: Timestamp::from_system(created),
+    })
+}
+
+/// 64 hexadecimal digits, as Docker's.
+fn random_name() -> Result<String> {
+    let mut bytes = [0; 32];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)
+            .map_err(VolumeError::errno("find a name", "for the volume"))?;
+    }
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
