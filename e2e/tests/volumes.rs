@@ -44,7 +44,6 @@ fn mounts_below(daemon: &Daemon) -> Vec<String> {
 #[test]
 fn by_name() {
     let mut daemon = daemon();
-    let before = counts(&daemon);
     assert_eq!(docker(&daemon, "volume create --label a=1 data").ok(), "data\n");
     assert_eq!(docker(&daemon, "volume create data").ok(), "data\n");
     refused(&daemon, "volume create -o size=1g data", "volume name must be unique");
@@ -56,12 +55,14 @@ fn by_name() {
     let anonymous = docker(&daemon, "volume create").ok().trim().to_owned();
     assert_eq!(anonymous.len(), 64);
     let inspect = |template: &str| {
-        docker(&daemon, &format!("volume inspect -f {template} data")).ok().trim().to_owned()
+        docker(&daemon, &format!("volume inspect -f '{template}' data")).ok().trim().to_owned()
     };
     let place = inspect("{{.Mountpoint}}");
     assert_eq!(place, daemon.path("data/volumes/data/_data").display().to_string());
-    assert_eq!(inspect("{{.Driver}}|{{.Scope}}|{{json.Labels}}|{{json.Options}}").len(), 28);
-    assert_eq!(inspect("{{.Driver}}|{{.Scope}}"), "local|local");
+    assert_eq!(
+        inspect("{{.Driver}} {{.Scope}} {{json .Labels}} {{json .Options}}"),
+        "local local {\"a\":\"1\"} null"
+    );
 
     sh(&daemon, "-v data:/d", "busybox", "echo hello > /d/file; ln /d/file /d/second");
     assert_eq!(std::fs::read_to_string(format!("{place}/file")).unwrap(), "hello\n");
@@ -98,7 +99,6 @@ fn by_name() {
     assert_eq!(docker(&daemon, "volume rm data").ok(), "data\n");
     refused(&daemon, "volume rm data", "get data: no such volume");
     docker(&daemon, "volume rm -f data").ok();
-    before.wait_for(&daemon);
 }
 
 /// What an image has where an empty volume is mounted becomes the volume's, as it is.
@@ -117,18 +117,10 @@ fn first_contents() {
     const LOOK: &str = "cd /srv; stat -c \"%n %a %u %g %F %h\" . in in/one two pipe null away | sort; \
                         stat -c %Y in; readlink away; cat in/one";
     let own = sh(&daemon, "-v /elsewhere", "full", LOOK);
-    let in_image = {
-        // The same, seen without any volume.
-        let id = docker(&daemon, "create --tmpfs /srv full sh").ok().trim().to_owned();
-        docker(&daemon, &format!("rm {id}")).ok();
-        import(&daemon, "plain", "true", &[]);
-        own.clone()
-    };
     assert!(own.contains(". 2750 7 8 directory"), "{own}");
     assert!(own.contains("in/one 4711 33 44 regular file 2"), "{own}");
     assert!(own.contains("null 644 0 0 character special file"), "{own}");
     assert!(own.ends_with("1000000\n/etc/passwd\none"), "{own}");
-    assert_eq!(own, in_image);
     assert_eq!(docker(&daemon, "volume ls -q").ok(), "", "--rm takes anonymous volumes with it");
 
     // By name, once: later containers see what was made of it.
@@ -228,6 +220,7 @@ fn by_options() {
 #[test]
 fn mounts() {
     let daemon = daemon();
+    let before = counts(&daemon);
     let room = daemon.path("room");
     std::fs::create_dir_all(room.join("below")).unwrap();
     std::fs::write(room.join("file"), "text\n").unwrap();
@@ -262,7 +255,7 @@ fn mounts() {
     for (flags, says) in [
         ("--mount type=bind,source=/no/such,target=/x", "bind source path does not exist"),
         (&format!("-v {room}/file:/tmp"), "not a directory"),
-        ("-v a:/x -v b:/x", "Duplicate mount point: /x"),
+        ("-v aa:/x -v bb:/x", "Duplicate mount point: /x"),
         ("--mount type=volume,source=a1,target=relative", "mount path must be absolute"),
         ("--mount type=image,source=nosuch,target=/x", "o such image"),
         ("-v a1:/x:rshared", "must not be specified"),
@@ -272,4 +265,5 @@ fn mounts() {
     }
     assert!(!daemon.path("data/volumes/a1").exists(), "nothing of a refused one is made");
     Run::new("umount").args([&format!("{room}/below")]).run().ok();
+    before.wait_for(&daemon);
 }

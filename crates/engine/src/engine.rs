@@ -388,7 +388,6 @@ impl Inner {
     ) -> Result<(ContainerPlan, RootfsTicket, LabelRecord)> {
         let labels = self.labels_now(record)?;
         let ticket = self.images.layers(record.layers.clone()).map_err(failed("open the image"))?;
-        let root = self.store.root();
         let hostname = hostname(record);
         let files = self.files_of_the_network(record);
         if !matches!(record.network.mode, NetworkMode::Container(_)) {
@@ -420,7 +419,7 @@ impl Inner {
             userns: self.userns(&record.host).cloned(),
             labels: labels.clone(),
             volumes,
-            layer: &|key| root.join("layers").join(key),
+            layer: &|key| self.store.layer_path(key),
             environment: self
                 .links_of_the_bridge(record)?
                 .into_iter()

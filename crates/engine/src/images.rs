@@ -259,7 +259,7 @@ impl Engine {
 
     fn used_layers(&self) -> HashSet<String> {
         let all = self.inner.registry.all().into_iter();
-        all.flat_map(|handle| handle.record().layers.clone()).collect()
+        all.flat_map(|handle| handle.record().used_layers()).collect()
     }
 
     /// What `load` says of each image.

@@ -102,7 +102,6 @@ fn mounts(inner: &Inner, record: &Record) -> Vec<wire::MountPoint> {
                 mode: mount.mode.clone(),
                 rw: !mount.readonly,
                 propagation: mount.propagation.clone(),
-                ..wire::MountPoint::default()
             }
         })
         .collect()

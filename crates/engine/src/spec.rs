@@ -36,7 +36,7 @@ pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
     }
     if !image.volumes.is_empty() {
         let volumes = config.volumes.get_or_insert_default();
-        volumes.extend(image.volumes.iter().map(|(path, empty)| (path.clone(), empty.clone())));
+        volumes.extend(image.volumes.iter().map(|(path, empty)| (path.clone(), *empty)));
     }
     if config.working_dir.is_empty() {
         config.working_dir.clone_from(&image.working_dir);

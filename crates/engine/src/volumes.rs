@@ -114,21 +114,26 @@ impl Inner {
         let mut others = Vec::new();
         for text in host.volumes_from.iter().flatten() {
             let (name, writable) = mounts::parse_volumes_from(text)?;
-            others.push((self.registry.find(name)?.record(), writable));
+            // A status that clients do not take for a missing image, as Docker's.
+            let other = self.registry.find(name);
+            let other = other.map_err(|error| Error::invalid(error.to_string()))?;
+            others.push((other.record(), writable));
         }
         let mut wanted = mounts::wanted(host, declared.keys(), &others)?;
         for one in &mut wanted {
             match &mut one.mount.kind {
-                MountKind::Bind { source, create: false, .. } if one.own => {
-                    if std::fs::symlink_metadata(&source).is_err() {
-                        return Err(Error::invalid(format!(
-                            "invalid mount config for type \"bind\": bind source path does not \
-                             exist: {source}"
-                        )));
-                    }
+                MountKind::Bind { source, create: false, .. }
+                    if one.own && std::fs::symlink_metadata(&source).is_err() =>
+                {
+                    return Err(Error::invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: \
+                         {source}"
+                    )));
                 }
                 MountKind::Image { source, layers, .. } if one.own => {
-                    let image = self.image_for(source)?;
+                    // As with --volumes-from: it is not the container's own image that is missing.
+                    let image = self.image_for(source);
+                    let image = image.map_err(|error| Error::invalid(error.to_string()))?;
                     *layers = image.layers.iter().map(|layer| layer.key.clone()).collect();
                 }
                 _ => {}
@@ -305,5 +310,14 @@ impl Record {
             MountKind::Volume { name, .. } => Some(name.as_str()),
             _ => None,
         })
+    }
+
+    /// The store's keys of its own layers and of those of images that are mounted in it.
+    pub(crate) fn used_layers(&self) -> Vec<String> {
+        let mounted = self.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Image { layers, .. } => Some(layers),
+            _ => None,
+        });
+        std::iter::once(&self.layers).chain(mounted).flatten().cloned().collect()
     }
 }

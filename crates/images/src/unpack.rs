@@ -404,19 +404,15 @@ fn join(above: &str, name: &str) -> String {
     if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
 }
 
+/// Also of root's: in a directory with the set-group-id bit a new file has the directory's group.
 fn own(directory: &OwnedFd, name: &str, meta: &Meta) -> io::Result<()> {
-    if (meta.uid, meta.gid) == (0, 0) {
-        return Ok(());
-    }
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Owner before mode, since a change of owner takes the set-user-id bit away.
 fn apply_meta(fd: &OwnedFd, meta: &Meta) -> io::Result<()> {
-    if (meta.uid, meta.gid) != (0, 0) {
-        rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
-    }
+    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
     for (name, value) in &meta.xattrs {
         if name.contains(".overlay.") {

@@ -150,12 +150,7 @@ pub(crate) fn source(
             (mount, path.as_path())
         }
         MountSource::Image { lower, subpath } => {
-            let mount = rootfs::mount_image(lower, label, user)?;
-            let mount = match subpath.as_str() {
-                "" => mount,
-                subpath => below(mount, subpath, "the image")?,
-            };
-            return with_kind(mount);
+            return with_kind(rootfs::mount_image(lower, subpath, label, user)?);
         }
     };
     let mapped = user.is_some();
@@ -199,24 +194,14 @@ fn volume(path: &Path, subpath: &str, recursive: bool) -> Result<OwnedFd, StartE
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| StartError::system(&format!("open {}", path.display()), errno))?;
-    below(root, subpath, "the volume")
-}
-
-/// A detached clone of something below a root.
-fn below(root: OwnedFd, subpath: &str, of: &str) -> Result<OwnedFd, StartError> {
     let found = RootFd::new(root).handle(subpath, Links::Inside).map_err(|error| {
-        StartError::invalid(format!("cannot access path {subpath} of {of}: {error}"))
+        StartError::invalid(format!("cannot access path {subpath} of the volume: {error}"))
     })?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(found, "", flags).map_err(|errno| match errno {
-        // What is in no tree of mounts can be cloned since Linux 6.15.
-        Errno::INVAL => StartError::invalid(format!(
-            "a part of {of} cannot be mounted by this kernel: it takes Linux 6.15"
-        )),
-        errno => StartError::system(&format!("clone the path {subpath} of {of}"), errno),
-    })
+    open_tree(found, "", flags)
+        .map_err(|errno| StartError::system(&format!("clone {subpath} of the volume"), errno))
 }
 
 /// A detached clone of something in the host's tree.

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hoy_rootfd::{Links, RootFd};
 use hoy_sys::mount::map_ids;
 use hoy_sys::process::{self, CloneArgs, set_file_ids};
 use hoy_types::IdMaps;
@@ -13,8 +14,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    mount_change, move_mount,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, mount_change, move_mount, open_tree,
 };
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 
@@ -105,6 +106,7 @@ pub(crate) fn map(mount: &OwnedFd, path: &Path, userns: &OwnedFd) -> Result<(), 
 /// An image's files as a detached mount that nobody can write to.
 pub(crate) fn mount_image(
     lower: &[PathBuf],
+    subpath: &str,
     label: &str,
     userns: Option<(&OwnedFd, &IdMaps)>,
 ) -> Result<OwnedFd, StartError> {
@@ -127,6 +129,7 @@ pub(crate) fn mount_image(
             }
         }
     };
+    let mount = if subpath.is_empty() { mount } else { part_of(&mount, subpath)? };
     let readonly = hoy_sys::mount::RDONLY;
     hoy_sys::mount::set_attributes(mount.as_fd(), readonly, 0, true)
         .map_err(|error| StartError::system("mount the image", error))?;
@@ -228,11 +231,41 @@ fn lay(layers: &Layers, volatile: bool) -> Result<OwnedFd, Errno> {
     result
 }
 
-/// In a process with a tree of mounts of its own, where the layers are for as long as it takes.
+/// An overlay over layers that are in no tree of mounts.
 fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError> {
     const DOING: &str =
         "mount the root file system with mapped ids, for which Linux 5.19 is needed";
-    let failed = |errno: Errno| StartError::system(DOING, errno);
+    elsewhere(DOING, || {
+        for mount in layers.lower.iter().chain(&layers.place) {
+            // One over the other: they are found by their descriptors.
+            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
+        lay(layers, volatile)
+    })
+}
+
+/// A detached mount of what lies at a path below one.
+fn part_of(mount: &OwnedFd, path: &str) -> Result<OwnedFd, StartError> {
+    elsewhere(&format!("mount {path} of the image"), || {
+        move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        let root = RootFd::new(rustix::io::dup(mount)?);
+        let found = root.handle(path, Links::Inside).map_err(|error| {
+            let code = error.io().and_then(std::io::Error::raw_os_error);
+            code.map_or(Errno::NOENT, Errno::from_raw_os_error)
+        })?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(found, "", flags)
+    })
+}
+
+/// In a process with a tree of mounts of its own, where something is for as long as it takes.
+fn elsewhere(
+    doing: &str,
+    work: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, StartError> {
+    let failed = |errno: Errno| StartError::system(doing, errno);
     let kind = SocketType::SEQPACKET;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(failed)?;
@@ -240,11 +273,7 @@ fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError>
         // Nothing of this reaches the machine's tree.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private)?;
-        for mount in layers.lower.iter().chain(&layers.place) {
-            // One over the other: they are found by their descriptors.
-            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        }
-        lay(layers, volatile)
+        work()
     };
     let args = CloneArgs { namespaces: process::NEWNS, ..CloneArgs::default() };
     let (_, pidfd) = process::spawn(args, || {
@@ -257,7 +286,7 @@ fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError>
         };
         told.map_or(1, |_| 0)
     })
-    .map_err(|error| StartError::system(DOING, error))?;
+    .map_err(|error| StartError::system(doing, error))?;
     drop(theirs);
     let mut buffer = [0; 4];
     let received = hoy_sys::socket::receive(ours.as_fd(), &mut buffer, RecvFlags::empty());
@@ -266,7 +295,7 @@ fn lay_elsewhere(layers: &Layers, volatile: bool) -> Result<OwnedFd, StartError>
         Ok((_, Some(root))) => Ok(root),
         Ok((4, None)) => Err(failed(Errno::from_raw_os_error(i32::from_ne_bytes(buffer)))),
         Ok(_) => Err(failed(Errno::PIPE)),
-        Err(error) => Err(StartError::system(DOING, error)),
+        Err(error) => Err(StartError::system(doing, error)),
     }
 }
 

@@ -317,10 +317,12 @@ fn user_mount(
             };
             let target = target.map_err(|error| target_error(&mount.target, &error))?;
             refuse_inside_proc(target.as_fd(), &mount.target)?;
-            attach(tree.as_fd(), target.as_fd(), &mount.target).map_err(|error| {
-                let wrong_kind = error.message.contains("ot a directory");
-                if wrong_kind { target_kind(&mount.target) } else { error }
-            })
+            let stat = rustix::fs::fstat(&target)
+                .map_err(|errno| StartError::system("look at a mount's target", errno))?;
+            if (FileType::from_raw_mode(stat.st_mode) == FileType::Directory) != *directory {
+                return Err(target_kind(&mount.target));
+            }
+            attach(tree.as_fd(), target.as_fd(), &mount.target)
         }
         (Source::Tmpfs, MountSource::Tmpfs { size, mode, options }) => {
             let mut strings = vec![("mode", format!("{:o}", mode.unwrap_or(0o1777)))];
