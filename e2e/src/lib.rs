@@ -125,3 +125,15 @@ pub fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
     args.extend(["busybox", "sleep", "1000"]);
     daemon.hoy(&args).run().ok();
 }
+
+/// Numbers that look like chance, the same for the same seed.
+pub struct Chance(pub u64);
+
+impl Chance {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).expect("31 bits") % bound
+    }
+}
