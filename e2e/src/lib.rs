@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a daemon with the usual images.
 
+pub mod disk;
 pub mod dockerd;
 pub mod fuse;
 pub mod hosts;

@@ -1,73 +1,8 @@
 //! A power cut and a full disk, on a file system of the test's own.
 
-use std::os::fd::AsFd as _;
-use std::path::PathBuf;
-
-use hoy_e2e::{field, give_busybox};
-use hoy_testkit::{Daemon, Run, alpine_rootfs, wait_until};
-
-/// An ext4 in a file, mounted where the daemon keeps its data.
-struct Disk {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Disk {
-    fn mount(daemon: &Daemon, megabytes: u64) -> Self {
-        let (image, at) = (daemon.path("disk"), daemon.path("data"));
-        std::fs::create_dir(&at).unwrap();
-        std::fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
-        Run::new("mkfs.ext4").args(["-q", "-F"]).args([&image]).run().ok();
-        let disk = Self { image, at };
-        disk.attach();
-        disk
-    }
-
-    fn attach(&self) {
-        Run::new("mount").args(["-o", "loop"]).args([&self.image, &self.at]).run().ok();
-    }
-
-    fn detach(&self) {
-        // What still uses it has been killed; that may take a moment.
-        wait_until("the disk is free", || {
-            Run::new("umount").args([&self.at]).run().code == Some(0)
-        });
-    }
-
-    /// Everything that was not written through is gone; and so is every process.
-    fn cut(&self, daemon: &mut Daemon) {
-        daemon.kill();
-        for supervisor in supervisors(daemon) {
-            Run::new("kill").args(["-9", &supervisor]).run();
-        }
-        wait_until("no supervisor is left", || supervisors(daemon).is_empty());
-        let root = std::fs::File::open(&self.at).unwrap();
-        hoy_sys::mount::shutdown_file_system(root.as_fd()).unwrap();
-        drop(root);
-        self.detach();
-        self.attach();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::DETACH;
-        let _ = rustix::mount::unmount(self.at.as_path(), flags);
-    }
-}
-
-/// They hold the disk by the mount namespaces in which they live.
-fn supervisors(daemon: &Daemon) -> Vec<String> {
-    let root = daemon.path("run").display().to_string();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let is_one = |entry: &std::fs::DirEntry| {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        line.starts_with("hoy-shim") && line.contains(&root)
-    };
-    let found = processes.filter(is_one);
-    found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
+use hoy_e2e::disk::Disk;
+use hoy_e2e::{field, give_busybox, import};
+use hoy_testkit::{Daemon, alpine_rootfs, wait_until};
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {
@@ -157,5 +92,46 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(images.ok(), "");
     daemon.hoy(&["rm", "-f", "on"]).run().ok();
     assert_eq!(daemon.terminate(), Some(0));
+    disk.detach();
+}
+
+/// What a container was given is the volume's, and complete; what was removed is gone.
+#[test]
+fn volumes_survive_a_power_cut() {
+    let mut daemon = Daemon::prepare(&[]);
+    let disk = Disk::mount(&daemon, 256);
+    daemon.launch();
+    let fill = "mkdir srv; for i in $(seq 200); do echo file $i > srv/$i; done";
+    import(&daemon, "full", fill, &[]);
+    let data = daemon.path("data/volumes/x1/_data");
+    let whole = |at: &std::path::Path| {
+        let files = std::fs::read_dir(at).into_iter().flatten().flatten();
+        files.filter(|file| std::fs::read(file.path()).is_ok_and(|text| text.len() > 5)).count()
+    };
+    for round in 0..4 {
+        daemon.docker(&["create", "--name", "c1", "-v", "x1:/srv", "full", "true"]).run().ok();
+        disk.cut(&mut daemon);
+        daemon.launch();
+        assert_eq!(whole(&data), 200, "round {round}");
+        daemon.docker(&["rm", "c1"]).run().ok();
+        daemon.docker(&["volume", "rm", "x1"]).run().ok();
+        disk.cut(&mut daemon);
+        daemon.launch();
+        assert_eq!(daemon.docker(&["volume", "ls", "-q"]).run().ok(), "");
+        assert!(!data.exists());
+        // In the middle: before it is acknowledged it is there with all or with nothing.
+        let child = daemon.docker(&["create", "-v", "x1:/srv", "full", "true"]).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(20 + 15 * round));
+        disk.cut(&mut daemon);
+        drop(child);
+        daemon.launch();
+        let found = whole(&data);
+        assert!(found == 0 || found == 200, "round {round}: {found} files");
+        for id in daemon.docker(&["ps", "-aq"]).run().ok().lines() {
+            daemon.docker(&["rm", id]).run().ok();
+        }
+        daemon.docker(&["volume", "rm", "-f", "x1"]).run().ok();
+    }
+    daemon.terminate();
     disk.detach();
 }

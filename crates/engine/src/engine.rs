@@ -393,7 +393,16 @@ impl Inner {
         if !matches!(record.network.mode, NetworkMode::Container(_)) {
             self.write_files(record, &hostname, &files)?;
         }
+        let mut table = None;
         for mount in &record.mounts {
+            if let MountKind::Bind { source, .. } = &mount.kind
+                && !matches!(mount.propagation.as_str(), "private" | "rprivate")
+            {
+                let table = table.get_or_insert_with(|| {
+                    std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
+                });
+                crate::mounts::check_propagation(table, source, &mount.propagation)?;
+            }
             if let MountKind::Bind { source, create: true, .. } = &mount.kind {
                 std::fs::create_dir_all(source)
                     .or_else(|error| match error.kind() {

@@ -140,6 +140,42 @@ pub(crate) fn shown_mode(mount: &mut MountRecord, driver: &str) {
     }
 }
 
+/// What is shared with the container must be shared on the host, by its table of mounts.
+pub(crate) fn check_propagation(table: &str, source: &str, propagation: &str) -> Result<()> {
+    let (fits, says): (fn(&str) -> bool, _) = match propagation {
+        "shared" | "rshared" => (|tag| tag.starts_with("shared:"), "a shared mount"),
+        "slave" | "rslave" => (
+            |tag| tag.starts_with("shared:") || tag.starts_with("master:"),
+            "a shared or slave mount",
+        ),
+        _ => return Ok(()),
+    };
+    // The last one of the longest is what is seen.
+    let mut found: Option<(String, bool)> = None;
+    for line in table.lines() {
+        let mut fields = line.split(' ');
+        let Some(at) = fields.nth(4).map(unescaped) else { continue };
+        let below = at == "/"
+            || source == at
+            || source.strip_prefix(&at).is_some_and(|rest| rest.starts_with('/'));
+        if below && found.as_ref().is_none_or(|(known, _)| at.len() >= known.len()) {
+            found = Some((at, fields.skip(1).take_while(|tag| *tag != "-").any(fits)));
+        }
+    }
+    match found {
+        Some((at, false)) => {
+            Err(Error::system(format!("path {source} is mounted on {at} but it is not {says}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Spaces and the like are written as octal numbers there.
+fn unescaped(field: &str) -> String {
+    let known = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    known.iter().fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
 fn check_target(target: &str) -> Result<()> {
     if !target.starts_with('/') {
         return Err(Error::invalid(format!(
@@ -507,6 +543,21 @@ mod tests {
         let all = wanted(&host(&["x1:/data"]), &declared, &[]).unwrap();
         assert_eq!(targets(&all), ["/data", "/etc", "/a/b"]);
         assert!(wanted(&host(&[]), &["/..".to_owned()], &[]).is_err());
+    }
+
+    #[test]
+    fn propagation_needs_a_shared_source() {
+        let table = "1 0 8:1 / / rw shared:1 - ext4 x rw\n\
+                     2 1 0:5 / /a\\040b rw,nosuid - tmpfs x rw\n\
+                     3 1 0:6 / /m rw master:4 - tmpfs x rw\n";
+        check_propagation(table, "/x", "rshared").unwrap();
+        check_propagation(table, "/a b/c", "rprivate").unwrap();
+        check_propagation(table, "/m/x", "slave").unwrap();
+        check_propagation(table, "/mx", "shared").unwrap();
+        let error = check_propagation(table, "/a b/c", "shared").unwrap_err().to_string();
+        assert_eq!(error, "path /a b/c is mounted on /a b but it is not a shared mount");
+        check_propagation(table, "/a b", "rslave").unwrap_err();
+        check_propagation(table, "/m", "rshared").unwrap_err();
     }
 
     #[test]
