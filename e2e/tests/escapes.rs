@@ -439,3 +439,65 @@ fn an_environment_of_its_own() {
     assert_eq!(exec.ok(), expected);
     assert_eq!(field(&daemon, "own", "{{len .Config.Env}}"), "1");
 }
+
+/// What fills a new volume comes from the image, whatever the image says of where it lies.
+#[test]
+fn what_fills_a_volume() {
+    let daemon = daemon();
+    let canary = Canary::new(&daemon);
+    let script = format!(
+        "mkdir deep; ln -s {0} abs; ln -s {1} rel; ln -s {0}/file deep/file; ln -s {1} deep/dir",
+        canary.text(),
+        climbing(&canary.path)
+    );
+    let climbs = format!("VOLUME {}", climbing(&canary.path));
+    import(&daemon, "fills", &script, &["VOLUME /abs", "VOLUME /rel", "VOLUME /deep", &climbs]);
+    for flags in [&[][..], &["-v", "va:/abs", "-v", "vr:/rel", "-v", "vd:/deep"]] {
+        let look = "find /abs/ /rel/ -type f; ls /deep; cat /deep/file /deep/dir/file; true";
+        let mut args = vec!["run", "--rm"];
+        args.extend(flags);
+        args.extend(["fills", "sh", "-c", look]);
+        let said = daemon.hoy(&args).run();
+        // Links are copied as links.
+        assert!(said.code != Some(0) || said.stdout == "dir\nfile\n", "{said:?}");
+        assert!(!said.stdout.contains("untouched"), "{said:?}");
+    }
+    let volumes = daemon.path("data/volumes").display().to_string();
+    let found = Run::new("grep").args(["-rs", "untouched", &volumes]).run();
+    assert_eq!(found.stdout, "");
+    canary.is_untouched();
+}
+
+/// A part of a volume is looked for while a container that has the volume changes what it is.
+#[test]
+fn a_part_of_a_volume_that_moves() {
+    let daemon = daemon();
+    let canary = Canary::new(&daemon);
+    let swap = format!(
+        "while :; do ln -s {} /v/s; rm /v/s; ln -s {} /v/s; rm /v/s; mkdir /v/s; rmdir /v/s; done",
+        canary.text(),
+        climbing(&canary.path)
+    );
+    daemon
+        .hoy(&["run", "-d", "--name", "mover", "-v", "vol:/v", "busybox", "sh", "-c", &swap])
+        .run()
+        .ok();
+    let mount = "type=volume,source=vol,target=/mnt,volume-subpath=s";
+    let (mut seen, mut refused) = (0, 0);
+    while (seen < 3 || refused < 3) && seen + refused < 40 {
+        let look = "ls /mnt; touch /mnt/made; ls /mnt/file && echo out";
+        let said = daemon
+            .hoy(&["run", "--rm", "--network", "none", "--mount", mount, "busybox"])
+            .args(["sh", "-c", look])
+            .run();
+        assert!(!said.stdout.contains("file"), "{said:?}");
+        if said.code == Some(125) {
+            refused += 1;
+        } else {
+            seen += 1;
+        }
+    }
+    canary.is_untouched();
+    assert!(seen > 0 && refused > 0, "{seen} seen, {refused} not: nothing was raced for");
+    daemon.hoy(&["rm", "-f", "mover"]).run().ok();
+}
