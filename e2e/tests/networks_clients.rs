@@ -1,4 +1,4 @@
-//! Networks through the clients that people have: the docker CLI beside Docker's own engine, field
+//! Networks and volumes through the clients that people have: the docker CLI beside Docker's own engine, field
 //! by field and word by word; docker-py; Compose.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,8 @@ use hoy_e2e::{counts, daemon};
 use hoy_testkit::{Daemon, KernelCounts, Output, Run, wait_until, workspace};
 use serde_json::Value;
 
-const SCENARIO: &str = include_str!("clients/networks.txt");
+const SCENARIO: &str =
+    concat!(include_str!("clients/networks.txt"), include_str!("clients/volumes.txt"));
 
 /// Ids are anybody's; what is a path or a time, too.
 fn plain(text: &str) -> String {
@@ -44,30 +45,47 @@ fn flat(value: &Value, at: &str, out: &mut BTreeMap<String, String>) {
                 flat(value, &format!("{at}/{key}"), out);
             }
         }
-        // Names come in no order, and none is as good as an empty list.
-        _ if at.ends_with("/Aliases") => {
+        // They come in no order, and none is as good as an empty list.
+        _ if at.ends_with("/Aliases") || at.ends_with("/HostConfig/Binds") => {
             let names: BTreeSet<&str> =
                 value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             out.insert(at.to_owned(), format!("{names:?}"));
         }
         Value::Array(list) if !list.is_empty() => {
             for (number, value) in list.iter().enumerate() {
-                flat(value, &format!("{at}/{number}"), out);
+                // Mounts come in no order.
+                let key = value["Destination"].as_str().map(|at| at.replace('/', "|"));
+                let key = key.unwrap_or_else(|| number.to_string());
+                flat(value, &format!("{at}/{key}"), out);
             }
         }
         other => drop(out.insert(at.to_owned(), plain(&other.to_string()))),
     }
 }
 
-/// The fields of a container that tell of networks.
-fn tells_of_networks(at: &str) -> bool {
-    const HOST: [&str; 7] =
-        ["NetworkMode", "PortBindings", "Dns", "ExtraHosts", "Links", "PublishAllPorts", "UTSMode"];
-    const CONFIG: [&str; 4] = ["Hostname", "Domainname", "ExposedPorts", "MacAddress"];
+/// The fields of a container that tell of networks and mounts.
+fn is_meant(at: &str) -> bool {
+    const HOST: [&str; 13] = [
+        "NetworkMode",
+        "PortBindings",
+        "Dns",
+        "ExtraHosts",
+        "Links",
+        "PublishAllPorts",
+        "UTSMode",
+        "Binds",
+        "Mounts",
+        "Tmpfs",
+        "VolumeDriver",
+        "VolumesFrom",
+        "ReadonlyRootfs",
+    ];
+    const CONFIG: [&str; 5] = ["Hostname", "Domainname", "ExposedPorts", "MacAddress", "Volumes"];
     let below = |place: &str, names: &[&str]| {
         at.split_once(place).is_some_and(|(_, rest)| names.iter().any(|n| rest.starts_with(n)))
     };
     at.contains("/NetworkSettings/")
+        || at.contains("/0/Mounts/")
         || below("/HostConfig/", &HOST)
         || below("/0/Config/", &CONFIG)
         || at.ends_with("/State/Status")
@@ -95,6 +113,14 @@ fn deliberate(at: &str, docker: Option<&String>, hoy: Option<&String>) -> bool {
         // Since 26 the default network has its name.
         "NetworkMode" => docker.is_some_and(|d| d == "\"default\"") && is(hoy, "\"bridge\""),
         "com.docker.network.bridge.name" => is(docker, "\"docker0\"") && is(hoy, "\"hoy0\""),
+        // Below each one's own root.
+        "Mountpoint" | "Source" => {
+            let below = |text: Option<&String>| {
+                text.and_then(|text| Some(text.split_once("/volumes/")?.1.to_owned()))
+            };
+            below(docker).is_some() && below(docker) == below(hoy)
+        }
+        "CreatedAt" => hoy.is_some_and(|hoy| hoy.ends_with("Z\"")),
         "Created" => !hoy.is_some_and(|hoy| hoy.starts_with("\"0001")),
         // A place in /proc, which ends with the container.
         "SandboxKey" => true,
@@ -122,7 +148,7 @@ fn documents(line: &str, docker: &Output, hoy: &Output, out: &mut Vec<String>) {
     let all: BTreeSet<&String> = docker.keys().chain(hoy.keys()).collect();
     for at in all {
         let (theirs, ours) = (docker.get(at), hoy.get(at));
-        let meant = line.starts_with("network") || tells_of_networks(at);
+        let meant = !line.starts_with("inspect") || is_meant(at);
         if meant && theirs != ours && !deliberate(at, theirs, ours) {
             out.push(format!("{line}: {at}: docker {theirs:?}, hoy {ours:?}"));
         }

@@ -46,7 +46,7 @@ fn by_name() {
     let mut daemon = daemon();
     assert_eq!(docker(&daemon, "volume create --label a=1 data").ok(), "data\n");
     assert_eq!(docker(&daemon, "volume create data").ok(), "data\n");
-    refused(&daemon, "volume create -o size=1g data", "volume name must be unique");
+    refused(&daemon, "volume create -d nosuch data", "volume name must be unique");
     refused(&daemon, "volume create -d nosuch other", "plugin \"nosuch\" not found");
     refused(&daemon, "volume create a/b", "includes invalid characters for a local volume name");
     refused(&daemon, "volume create a", "volume name is too short");

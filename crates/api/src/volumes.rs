@@ -81,7 +81,7 @@ async fn prune(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> 
             match values.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
                 ["1" | "true"] => all = true,
                 ["0" | "false"] => all = false,
-                _ => bad = Some(format!("invalid filter 'all={values:?}'")),
+                _ => bad = Some(format!("invalid filter 'all=[{}]'", values.join(" "))),
             }
         } else if name == "until" {
             bad = Some("invalid filter 'until'".to_owned());
@@ -121,8 +121,9 @@ impl Filter {
                             ["1" | "true"] => true,
                             ["0" | "false"] => false,
                             _ => {
+                                let said = values.join(" ");
                                 return Err(ApiError::bad(format!(
-                                    "invalid filter 'dangling={values:?}'"
+                                    "invalid filter 'dangling=[{said}]'"
                                 )));
                             }
                         });

@@ -37,11 +37,12 @@ pub(crate) fn wanted<'a>(
         own.push(typed_mount(mount)?);
     }
     for (target, options) in &host.tmpfs {
-        own.push(Wanted::plain(parse_tmpfs(target, options)?));
+        let mount = parse_tmpfs(target, options)?;
+        check_target(&mount.target).map_err(|reason| bad_mount("tmpfs", reason))?;
+        own.push(Wanted::plain(mount));
     }
     for (index, wanted) in own.iter().enumerate() {
         let target = &wanted.mount.target;
-        check_target(target)?;
         if own[..index].iter().any(|earlier| earlier.mount.target == *target) {
             return Err(Error::invalid(format!("Duplicate mount point: {target}")));
         }
@@ -98,6 +99,7 @@ fn taken_over(mount: &MountRecord, writable: bool) -> Option<Wanted> {
     };
     let mut mount = mount.clone();
     mount.readonly |= !writable;
+    mount.mode.clear();
     if let MountKind::Volume { anonymous, copy, .. } = &mut mount.kind {
         (*anonymous, *copy) = (false, false);
     }
@@ -176,24 +178,21 @@ fn unescaped(field: &str) -> String {
     known.iter().fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-fn check_target(target: &str) -> Result<()> {
+/// Why a target cannot be one.
+fn check_target(target: &str) -> std::result::Result<(), String> {
     if !target.starts_with('/') {
-        return Err(Error::invalid(format!(
-            "invalid mount config: invalid mount path: '{target}' mount path must be absolute"
-        )));
+        return Err(format!("invalid mount path: '{target}' mount path must be absolute"));
     }
     if target.split('/').all(|part| matches!(part, "" | ".")) {
-        return Err(Error::invalid("invalid mount config: destination can't be '/'"));
+        return Err("invalid specification: destination can't be '/'".to_owned());
     }
     if target.split('/').any(|part| part == "..") || target.contains('\0') {
-        return Err(Error::invalid(format!(
-            "invalid mount config: invalid mount path: '{target}'"
-        )));
+        return Err(format!("invalid mount path: '{target}'"));
     }
     Ok(())
 }
 
-fn clean(target: &str) -> String {
+pub(crate) fn clean(target: &str) -> String {
     let parts: Vec<&str> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     let slash = if target.starts_with('/') { "/" } else { "" };
     format!("{slash}{}", parts.join("/"))
@@ -265,10 +264,20 @@ fn parse_bind(text: &str, driver: &str) -> Result<Wanted> {
     if target.is_empty() || (source.is_empty() && parts.len() > 1) {
         return Err(invalid());
     }
+    // A target and a mode are no volume: those have none of their own.
+    if parts.len() == 2 && !target.starts_with('/') && parse_mode(target).is_ok() {
+        return Err(invalid());
+    }
     let words = parse_mode(mode)?;
+    let kind = if source.starts_with('/') { "bind" } else { "volume" };
+    let bad = |reason: &str| {
+        let said = format!("invalid volume specification: '{text}': invalid mount config for type");
+        Error::invalid(format!("{said} \"{kind}\": {reason}"))
+    };
+    check_target(&clean(target)).map_err(|reason| bad(&reason))?;
     if source.starts_with('/') {
         if words.nocopy {
-            return Err(Error::invalid(format!("invalid mode: {mode}")));
+            return Err(bad("field VolumeOptions must not be specified"));
         }
         return Ok(Wanted::plain(MountRecord {
             target: clean(target),
@@ -284,10 +293,7 @@ fn parse_bind(text: &str, driver: &str) -> Result<Wanted> {
         }));
     }
     if words.propagation.is_some() || words.nonrecursive {
-        return Err(Error::invalid(format!(
-            "invalid mount config for type \"volume\": field BindOptions must not be specified: \
-             invalid mode: {mode}"
-        )));
+        return Err(bad("field BindOptions must not be specified"));
     }
     let mut wanted = volume(clean(target), source, driver, mode.to_owned());
     wanted.mount.readonly = words.readonly;
@@ -317,13 +323,16 @@ fn typed_mount(mount: &hoy_wire::Mount) -> Result<Wanted> {
             return Err(bad_mount(kind, format!("field {field} must not be specified")));
         }
     }
+    let known = matches!(kind, "bind" | "volume" | "tmpfs" | "image");
+    if known {
+        check_target(&clean(&mount.target)).map_err(|reason| bad_mount(kind, reason))?;
+    }
     match kind {
         "bind" => typed_bind(mount).map(Wanted::plain),
         "tmpfs" => typed_tmpfs(mount).map(Wanted::plain),
         "volume" => typed_volume(mount),
         "image" => typed_image(mount).map(Wanted::plain),
-        "npipe" | "cluster" => Err(bad_mount(kind, format!("mount type unknown: \"{kind}\""))),
-        other => Err(bad_mount(other, format!("mount type unknown: \"{other}\""))),
+        other => Err(bad_mount(other, "mount type unknown")),
     }
 }
 

@@ -78,9 +78,12 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
 }
 
 fn mounts(inner: &Inner, record: &Record) -> Vec<wire::MountPoint> {
+    // Docker does not count what `--tmpfs` asks for among them.
+    let targets: Vec<String> = record.host.tmpfs.keys().map(|t| crate::mounts::clean(t)).collect();
     record
         .mounts
         .iter()
+        .filter(|mount| !targets.contains(&mount.target))
         .map(|mount| {
             let mut volume = (String::new(), String::new());
             let (kind, source) = match &mount.kind {

@@ -34,6 +34,9 @@ pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
     for (name, value) in &image.labels {
         labels.entry(name.clone()).or_insert_with(|| value.clone());
     }
+    if config.volumes.as_ref().is_some_and(std::collections::BTreeMap::is_empty) {
+        config.volumes = None;
+    }
     if !image.volumes.is_empty() {
         let volumes = config.volumes.get_or_insert_default();
         volumes.extend(image.volumes.iter().map(|(path, empty)| (path.clone(), *empty)));

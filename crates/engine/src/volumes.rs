@@ -169,14 +169,16 @@ impl Inner {
         layers: &[String],
         wanted: Wanted,
     ) -> Result<MountRecord> {
-        let Wanted { mut mount, volume: Some(request), .. } = wanted else {
+        let Wanted { mut mount, volume: Some(request), own } = wanted else {
             return Ok(wanted.mount);
         };
         let (volume, new) = self.volumes.claim(request, container).map_err(volume_error)?;
         if new {
             self.volume_event("create", &volume, &[]);
         }
-        mounts::shown_mode(&mut mount, &volume.driver);
+        if own {
+            mounts::shown_mode(&mut mount, &volume.driver);
+        }
         let target = mount.target.clone();
         if let MountKind::Volume { name, driver, .. } = &mut mount.kind {
             name.clone_from(&volume.name);
