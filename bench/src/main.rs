@@ -21,6 +21,7 @@ mod podman;
 mod report;
 mod start;
 mod stats;
+mod volumes;
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -48,6 +49,7 @@ fn run() -> Result<ExitCode> {
                 What::Start => start::run,
                 What::Limits => limits::run,
                 What::Network => network::run,
+                What::Volumes => volumes::run,
             };
             run(&place, &options).map(|()| ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@ pub const NAMES: &[&str] =
 /// Those of them that have networks of their own.
 pub const NETWORKED: &[&str] = &["hoy", "docker", "podman-crun"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]";
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum What {
     Limits,
     /// What networks cost, for every engine.
     Network,
+    /// What volumes and the sizes of things cost, for every engine.
+    Volumes,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -44,10 +46,11 @@ pub fn parse(args: &[String]) -> Result<Options> {
         Some("start") => What::Start,
         Some("limits") => What::Limits,
         Some("network") => What::Network,
-        _ => bail!("which benchmark? There are start, limits and network\n{USAGE}"),
+        Some("volumes") => What::Volumes,
+        _ => bail!("which benchmark? There are start, limits, network and volumes\n{USAGE}"),
     };
-    // Those of a network are long.
-    let rounds = if what == What::Network { 5 } else { 20 };
+    // Some are long.
+    let rounds = if matches!(what, What::Network | What::Volumes) { 5 } else { 20 };
     let mut options = Options { what, rounds, only: Vec::new(), json: false };
     while let Some(word) = words.next() {
         match word {
@@ -58,7 +61,8 @@ pub fn parse(args: &[String]) -> Result<Options> {
             }
             "--only" if what != What::Limits => {
                 let names = words.next().context("--only needs names")?;
-                let known = if what == What::Network { NETWORKED } else { NAMES };
+                let known =
+                    if matches!(what, What::Network | What::Volumes) { NETWORKED } else { NAMES };
                 for name in names.split(',') {
                     ensure!(known.contains(&name), "no {name:?}; there are {}", known.join(", "));
                     options.only.push(name.to_owned());
