@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::mounts;
 use crate::networking;
 use crate::parse::{Parsed, decimal, duration};
 use crate::publish;
@@ -24,7 +25,7 @@ pub fn body(flags: &Parsed, image: &str, command: &[String], detached: bool) -> 
         }
     }
     let (exposed, published) = publish::ports(flags)?;
-    let (binds, volumes) = volumes(flags)?;
+    let (binds, volumes) = mounts::volumes(flags)?;
     let mut config = container_config(flags, image, command, detached)?;
     if !exposed.is_empty() {
         insert_before(&mut config, "Tty", "ExposedPorts", Value::Object(exposed));
@@ -228,41 +229,6 @@ fn health(flags: &Parsed) -> Result<Option<Value>> {
     Ok(Some(Value::Object(check)))
 }
 
-/// Bind mounts and named volumes; and volumes without a source.
-fn volumes(flags: &Parsed) -> Result<(Vec<String>, Map<String, Value>)> {
-    let mut binds = Vec::new();
-    let mut anonymous = Map::new();
-    for spec in flags.list("volume") {
-        let Some((source, rest)) = spec.split_once(':') else {
-            anonymous.insert(spec.clone(), json!({}));
-            continue;
-        };
-        if source.starts_with('.') || source.starts_with('~') && source.len() == 1 {
-            let path = std::path::absolute(source).map_err(|error| format!("{source}: {error}"))?;
-            let path = normal(&path);
-            binds.push(format!("{path}:{rest}"));
-        } else {
-            binds.push(spec.clone());
-        }
-    }
-    Ok((binds, anonymous))
-}
-
-/// A path without `.` and `..`, as text: the daemon looks at it, not we.
-fn normal(path: &std::path::Path) -> String {
-    let mut clean = std::path::PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            std::path::Component::CurDir => {}
-            other => clean.push(other),
-        }
-    }
-    clean.display().to_string()
-}
-
 fn pairs(list: &[String]) -> Map<String, Value> {
     let mut all: Map<String, Value> = list
         .iter()
@@ -357,9 +323,9 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         return Err("no document".to_owned());
     };
     let mut put = |key: &str, value: Value| host.insert(key.to_owned(), value);
-    if !flags.list("mount").is_empty() {
-        let mounts: Result<Vec<Value>> = flags.list("mount").iter().map(|m| mount(m)).collect();
-        put("Mounts", mounts?.into());
+    let mounts = mounts::mounts(flags)?;
+    if !mounts.is_empty() {
+        put("Mounts", mounts.into());
     }
     let blank = if unmasked { json!([]) } else { Value::Null };
     put("MaskedPaths", blank.clone());
@@ -370,21 +336,15 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
     if !flags.list("annotation").is_empty() {
         put("Annotations", pairs(flags.list("annotation")).into());
     }
-    if !flags.list("storage-opt").is_empty() {
-        put("StorageOpt", pairs(flags.list("storage-opt")).into());
+    let storage = mounts::storage(flags)?;
+    if !storage.is_empty() {
+        put("StorageOpt", storage.into());
     }
     if !flags.list("sysctl").is_empty() {
         put("Sysctls", pairs(flags.list("sysctl")).into());
     }
     if !flags.list("tmpfs").is_empty() {
-        let mut all: Map<String, Value> = flags
-            .list("tmpfs")
-            .iter()
-            .map(|entry| entry.split_once(':').unwrap_or((entry, "")))
-            .map(|(path, options)| (path.to_owned(), options.into()))
-            .collect();
-        all.sort_keys();
-        put("Tmpfs", all.into());
+        put("Tmpfs", mounts::tmpfs(flags).into());
     }
     if flags.given("runtime") {
         put("Runtime", flags.text("runtime").into());
@@ -550,107 +510,6 @@ fn ulimits(list: &[String]) -> Result<Vec<Value>> {
             Ok(json!({ "Name": name, "Hard": hard, "Soft": soft }))
         })
         .collect()
-}
-
-/// One `--mount`: comma-separated `key=value`.
-fn mount(text: &str) -> Result<Value> {
-    let wrong =
-        |reason: String| format!("invalid argument \"{text}\" for \"--mount\" flag: {reason}");
-    let mut kind = "volume";
-    let mut out = Map::new();
-    let (mut source, mut target, mut read_only) = (None, None, false);
-    let mut bind = Map::new();
-    let mut volume = Map::new();
-    let mut tmpfs = Map::new();
-    let fields = crate::csv::record(text).map_err(wrong)?;
-    for field in &fields {
-        let (key, value) = match field.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (field.as_str(), None),
-        };
-        let key = key.to_ascii_lowercase();
-        let flag = |value: Option<&str>| match value {
-            None => Ok(true),
-            Some(value) => crate::parse::boolean(value)
-                .ok_or_else(|| wrong(format!("invalid value for {key}: {value}"))),
-        };
-        let needed = || {
-            value.ok_or_else(|| wrong(format!("invalid field '{field}' must be a key=value pair")))
-        };
-        match key.as_str() {
-            "type" => kind = needed()?,
-            "source" | "src" => source = Some(needed()?),
-            "target" | "dst" | "destination" => target = Some(needed()?),
-            "readonly" | "ro" => read_only = flag(value)?,
-            "consistency" => {
-                out.insert("Consistency".to_owned(), needed()?.into());
-            }
-            "bind-propagation" => {
-                bind.insert("Propagation".to_owned(), needed()?.into());
-            }
-            "bind-nonrecursive" => {
-                bind.insert("NonRecursive".to_owned(), flag(value)?.into());
-            }
-            "bind-recursive" => match needed()? {
-                "enabled" => {}
-                "disabled" => {
-                    bind.insert("NonRecursive".to_owned(), true.into());
-                }
-                "writable" => {
-                    bind.insert("ReadOnlyNonRecursive".to_owned(), true.into());
-                }
-                "readonly" => {
-                    bind.insert("ReadOnlyForceRecursive".to_owned(), true.into());
-                }
-                other => return Err(wrong(format!("invalid value for bind-recursive: {other}"))),
-            },
-            "volume-nocopy" => {
-                volume.insert("NoCopy".to_owned(), flag(value)?.into());
-            }
-            "volume-subpath" => {
-                volume.insert("Subpath".to_owned(), needed()?.into());
-            }
-            "volume-driver" => {
-                volume.insert("DriverConfig".to_owned(), json!({ "Name": needed()? }));
-            }
-            "tmpfs-size" => {
-                let size = hoy_types::parse_bytes(needed()?).map_err(|e| wrong(e.to_string()))?;
-                tmpfs.insert("SizeBytes".to_owned(), size.into());
-            }
-            "tmpfs-mode" => {
-                let mode = u32::from_str_radix(needed()?, 8)
-                    .map_err(|_| wrong(format!("invalid value for {key}")))?;
-                tmpfs.insert("Mode".to_owned(), mode.into());
-            }
-            _ => return Err(wrong(format!("unexpected key '{key}' in '{field}'"))),
-        }
-    }
-    let target = target.ok_or_else(|| wrong("target is required".to_owned()))?;
-    let options = [("bind", &bind), ("volume", &volume), ("tmpfs", &tmpfs)];
-    if let Some((other, _)) = options.iter().find(|(of, map)| *of != kind && !map.is_empty()) {
-        return Err(wrong(format!("cannot mix '{other}-*' options with mount type '{kind}'")));
-    }
-    let mut mount = Map::new();
-    mount.insert("Type".to_owned(), kind.into());
-    if let Some(source) = source {
-        let path = std::path::Path::new(source);
-        let source = match kind == "bind" && path.is_relative() {
-            true => normal(&std::path::absolute(path).map_err(|e| wrong(e.to_string()))?),
-            false => source.to_owned(),
-        };
-        mount.insert("Source".to_owned(), source.into());
-    }
-    mount.insert("Target".to_owned(), target.into());
-    if read_only {
-        mount.insert("ReadOnly".to_owned(), true.into());
-    }
-    mount.append(&mut out);
-    for (key, map) in [("BindOptions", bind), ("VolumeOptions", volume), ("TmpfsOptions", tmpfs)] {
-        if !map.is_empty() {
-            mount.insert(key.to_owned(), map.into());
-        }
-    }
-    Ok(Value::Object(mount))
 }
 
 #[cfg(test)]

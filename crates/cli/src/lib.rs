@@ -17,6 +17,7 @@ mod format;
 mod grammar;
 mod help;
 mod ipam;
+mod mounts;
 mod networking;
 mod parse;
 mod progress;

@@ -202,6 +202,7 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
         "add-host" => networking::extra_host(value).map(drop),
         "link" if flag.kind() == Kind::List => networking::check_link(value),
         "label" if flag.kind() == Kind::List => networking::check_label(value),
+        "mount" => crate::mounts::mount(value).map(drop),
         "device-cgroup-rule" if !crate::create::is_device_rule(value) => {
             Err(format!("invalid device cgroup format '{value}'"))
         }
