@@ -5,6 +5,7 @@
 //! `null` for anything and ignore unknown fields.
 
 mod container;
+mod disk;
 mod event;
 mod exec;
 mod go;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use container::*;
+pub use disk::*;
 pub use event::*;
 pub use exec::*;
 pub use image::*;
