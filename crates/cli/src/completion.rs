@@ -111,6 +111,8 @@ fn place(command: Command, words: &[String]) -> Place<'_> {
 fn value(flag: Flag) -> Vec<String> {
     match flag.means() {
         "network" => commands::names(Names::Networks),
+        "volume" => commands::names(Names::Volumes).into_iter().map(|name| name + ":").collect(),
+        "volumes-from" => commands::names(Names::Containers),
         "link" => commands::names(Names::Containers).into_iter().map(|name| name + ":").collect(),
         "type" => {
             ["container", "image", "network", "volume"].map(str::to_owned).into_iter().collect()
@@ -125,6 +127,9 @@ fn argument(command: Command, given: &[&str]) -> Vec<String> {
         ("network connect", [_, ..]) => Names::Containers,
         ("network disconnect", [network, ..]) => Names::ContainersIn(network),
         (path, _) if path.starts_with("network ") => Names::Networks,
+        ("volume create" | "volume ls", _) => return Vec::new(),
+        (path, _) if path.ends_with(" prune") || path.starts_with("system ") => return Vec::new(),
+        (path, _) if path.starts_with("volume ") => Names::Volumes,
         ("container run" | "container create", _) => Names::Images,
         (path, _) if path.starts_with("image ") => Names::Images,
         _ => Names::Containers,

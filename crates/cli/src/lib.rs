@@ -116,15 +116,15 @@ fn run(words: &[String]) -> Result<u8> {
     }
     let (command, rest) = find(args)?;
     if command.is_group() {
-        let path = command.path;
+        let (path, usage) = (command.path, command.usage);
         return match rest.first().map(String::as_str) {
             None | Some("--help" | "-h") => print(&help::of_command(&command)).map(|()| 0),
             Some(word) if word.starts_with('-') => Err(Failure::usage(format!(
-                "unknown flag: {word}\n\nUsage:  {0} {path}\n\nRun '{0} {path} --help' for more information",
+                "unknown flag: {word}\n\nUsage:  {0} {usage}\n\nRun '{0} {path} --help' for more information",
                 help::NAME
             ))),
             Some(word) => Err(Failure::new(format!(
-                "{0}: unknown command: {0} {path} {word}\n\nUsage:  {0} {path}\n\nRun '{0} {path} --help' for more information",
+                "{0}: unknown command: {0} {path} {word}\n\nUsage:  {0} {usage}\n\nRun '{0} {path} --help' for more information",
                 help::NAME
             ))),
         };

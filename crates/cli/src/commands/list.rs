@@ -100,7 +100,7 @@ pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-fn row(about: &Value, full: bool, now: i64) -> Value {
+pub fn row(about: &Value, full: bool, now: i64) -> Value {
     let id = text(about, "Id");
     let names: Vec<&str> = about["Names"]
         .as_array()
@@ -140,7 +140,7 @@ fn row(about: &Value, full: bool, now: i64) -> Value {
         "Networks": networks.join(","),
         "Platform": null,
         "Ports": ports(&about["Ports"]),
-        "RunningFor": format!("{} ago", human::duration(now - created)),
+        "RunningFor": format!("{} ago", human::duration(now.saturating_sub(created))),
         "Size": size(about),
         "State": text(about, "State"),
         "Status": text(about, "Status"),

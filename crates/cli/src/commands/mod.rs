@@ -1,14 +1,18 @@
 //! The commands, each a function of its flags.
 
+mod check;
 mod containers;
+mod disk;
 mod exec;
 mod images;
 mod inspect;
 mod list;
 mod logs;
 mod networks;
+mod prune;
 mod run;
 mod system;
+mod volumes;
 
 use hoy_client::Client;
 
@@ -149,9 +153,21 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "network create" => networks::create(&app),
         "network ls" => networks::list(&app),
         "network rm" => networks::remove(&app),
-        "network prune" => networks::prune(&app),
+        "network prune" => prune::one(&app, prune::What::Networks),
         "network connect" => networks::connect(&app),
         "network disconnect" => networks::disconnect(&app),
+        "volume inspect" => inspect::inspect(&app, &[inspect::Kind::Volume]),
+        "volume create" => volumes::create(&app),
+        "volume ls" => volumes::list(&app),
+        "volume rm" => volumes::remove(&app),
+        "volume update" => volumes::update(&app),
+        "volume prune" => prune::one(&app, prune::What::Volumes),
+        "container prune" => prune::one(&app, prune::What::Containers),
+        "image prune" => prune::one(&app, prune::What::Images),
+        "builder prune" | "buildx prune" => prune::one(&app, prune::What::Cache),
+        "system prune" => prune::system(&app),
+        "system df" => disk::usage(&app),
+        "system check" => check::check(&app),
         "version" => system::version(&app),
         "system info" => system::info(&app),
         "system events" => system::events(&app),
@@ -165,6 +181,7 @@ pub enum Names<'a> {
     Images,
     Containers,
     Networks,
+    Volumes,
     /// Those of one network.
     ContainersIn(&'a str),
 }
@@ -179,6 +196,7 @@ pub fn names(of: Names<'_>) -> Vec<String> {
         Names::Images => "/images/json".to_owned(),
         Names::Containers => "/containers/json?all=1".to_owned(),
         Names::Networks => "/networks".to_owned(),
+        Names::Volumes => "/volumes".to_owned(),
         Names::ContainersIn(network) => format!("/networks/{}", segment(network)),
     };
     let Ok(answer) = client.get(path).fetch() else { return Vec::new() };
@@ -190,6 +208,10 @@ pub fn names(of: Names<'_>) -> Vec<String> {
         Names::Images => listed("RepoTags").collect(),
         Names::Containers => listed("Names").collect(),
         Names::Networks => rows.clone().map(|row| &row["Name"]).collect(),
+        Names::Volumes => {
+            let all = answer["Volumes"].as_array().into_iter().flatten();
+            all.map(|volume| &volume["Name"]).collect()
+        }
         Names::ContainersIn(_) => {
             let inside = answer["Containers"].as_object().into_iter().flatten();
             inside.map(|(_, about)| &about["Name"]).collect()

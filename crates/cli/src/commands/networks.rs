@@ -1,24 +1,19 @@
 //! `network`: make, list, remove, connect, disconnect.
 
-use std::cmp::Ordering;
-use std::io::{BufRead as _, Read as _};
-
 use hoy_client::ClientError;
 use serde_json::{Map, Value, json};
 
 use super::list::{format_of, labels, short};
-use super::{App, filters, segment};
+use super::{App, filters, prune, segment};
 use crate::failure::{Failure, Result};
 use crate::format::human;
+use crate::format::natural;
 use crate::format::rows::{Listing, render};
 use crate::format::template::Headers;
 use crate::ipam;
 use crate::networking::{addresses, blank};
 use crate::parse::Parsed;
 use crate::{print, say};
-
-/// The longest answer to a question that is read.
-const MAX_ANSWER: u64 = 1024;
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
@@ -182,7 +177,7 @@ fn remove_one(app: &App<'_>, name: &str, force: bool) -> Result<Removal> {
     let warning = "Before removing the routing-mesh network, make sure all the nodes in your \
                    swarm run the same docker engine version. Otherwise, removal may not be \
                    effective and functionality of newly create ingress networks will be impaired.";
-    if about.is_ok_and(|about| about["Ingress"] == true) && !confirmed(warning)? {
+    if about.is_ok_and(|about| about["Ingress"] == true) && !prune::warned(warning)? {
         return Ok(Removal::Left);
     }
     match app.client.delete(path).send() {
@@ -190,30 +185,6 @@ fn remove_one(app: &App<'_>, name: &str, force: bool) -> Result<Removal> {
         Err(ClientError::Api(error)) if force && error.status == 404 => Ok(Removal::Left),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Asks; anything but a `y` is a no.
-fn confirmed(warning: &str) -> Result<bool> {
-    print(&format!("WARNING! {warning}\nAre you sure you want to continue? [y/N] "))?;
-    let mut answer = String::new();
-    let stdin = std::io::stdin().lock();
-    stdin.take(MAX_ANSWER).read_line(&mut answer)?;
-    Ok(answer.trim().eq_ignore_ascii_case("y"))
-}
-
-pub fn prune(app: &App<'_>) -> Result<u8> {
-    let warning = "This will remove all custom networks not used by at least one container.";
-    if !app.flags.switch("force") && !confirmed(warning)? {
-        return Ok(0);
-    }
-    let request = app.client.post("/networks/prune");
-    let answer = request.given("filters", &filters(app.flags.list("filter"))).fetch()?;
-    let deleted = answer["NetworksDeleted"].as_array().into_iter().flatten();
-    let deleted: Vec<&str> = deleted.filter_map(Value::as_str).collect();
-    if deleted.is_empty() {
-        return Ok(0);
-    }
-    print(&format!("Deleted Networks:\n{}\n\n", deleted.join("\n"))).map(|()| 0)
 }
 
 const HEADERS: &Headers = &[
@@ -234,7 +205,7 @@ pub fn list(app: &App<'_>) -> Result<u8> {
     let request = app.client.get("/networks");
     let answer = request.given("filters", &filters(flags.list("filter"))).fetch()?;
     let mut all: Vec<&Value> = answer.as_array().into_iter().flatten().collect();
-    all.sort_by(|one, other| natural(text(one, "Name"), text(other, "Name")));
+    all.sort_by(|one, other| natural::order(text(one, "Name"), text(other, "Name")));
     let full = flags.switch("no-trunc");
     let rows: Vec<Value> = all.into_iter().map(|network| row(network, full)).collect();
     let listing = Listing {
@@ -263,42 +234,10 @@ fn row(network: &Value, full: bool) -> Value {
     })
 }
 
-/// Numbers within names by their value: `net2` before `net10`.
-fn natural(one: &str, other: &str) -> Ordering {
-    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
-    let digits = |text: &[u8]| text.iter().take_while(|c| c.is_ascii_digit()).count();
-    while let (Some(a), Some(b)) = (one.first(), other.first()) {
-        let order = if a.is_ascii_digit() && b.is_ascii_digit() {
-            let (left, right) = (one.split_at(digits(one)), other.split_at(digits(other)));
-            (one, other) = (left.1, right.1);
-            let bare = |text: &[u8]| -> Vec<u8> {
-                text.iter().copied().skip_while(|digit| *digit == b'0').collect()
-            };
-            let (a, b) = (bare(left.0), bare(right.0));
-            let by_value = (a.len(), a).cmp(&(b.len(), b));
-            by_value.then(left.0.len().cmp(&right.0.len()))
-        } else {
-            (one, other) = (&one[1..], &other[1..]);
-            a.cmp(b)
-        };
-        if order != Ordering::Equal {
-            return order;
-        }
-    }
-    one.len().cmp(&other.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::grammar::Command;
-
-    #[test]
-    fn names_by_their_numbers() {
-        let mut names = ["net10", "a", "net2", "net", "net02", "b1c", "b1b"];
-        names.sort_by(|a, b| natural(a, b));
-        assert_eq!(names, ["a", "b1b", "b1c", "net", "net2", "net02", "net10"]);
-    }
 
     /// What a command line sends, or the first line of what it says instead.
     fn sent(words: &[String]) -> std::result::Result<Value, String> {

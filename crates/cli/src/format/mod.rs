@@ -1,6 +1,7 @@
 //! Turning answers into text: tables, templates, sizes and ages.
 
 pub mod human;
+pub mod natural;
 pub mod rows;
 pub mod table;
 pub mod template;

@@ -80,6 +80,6 @@ fn name_of(headers: &Headers, column: &str) -> &'static str {
 }
 
 /// `\t` and `\n` as shells leave them.
-fn escapes(text: &str) -> String {
+pub fn escapes(text: &str) -> String {
     text.replace("\\t", "\t").replace("\\n", "\n")
 }
