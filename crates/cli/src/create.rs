@@ -333,21 +333,17 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
     if flags.given("init") {
         put("Init", flags.switch("init").into());
     }
-    if !flags.list("annotation").is_empty() {
-        put("Annotations", pairs(flags.list("annotation")).into());
-    }
-    let storage = mounts::storage(flags)?;
-    if !storage.is_empty() {
-        put("StorageOpt", storage.into());
-    }
-    if !flags.list("sysctl").is_empty() {
-        put("Sysctls", pairs(flags.list("sysctl")).into());
-    }
-    if !flags.list("tmpfs").is_empty() {
-        put("Tmpfs", mounts::tmpfs(flags).into());
+    let sets = [
+        ("CapAdd", "Annotations", pairs(flags.list("annotation"))),
+        ("UTSMode", "StorageOpt", mounts::storage(flags)?),
+        ("UTSMode", "Tmpfs", mounts::tmpfs(flags)),
+        ("Isolation", "Sysctls", pairs(flags.list("sysctl"))),
+    ];
+    for (before, key, map) in sets.into_iter().filter(|(_, _, map)| !map.is_empty()) {
+        insert_before(&mut host, before, key, map.into());
     }
     if flags.given("runtime") {
-        put("Runtime", flags.text("runtime").into());
+        insert_before(&mut host, "Isolation", "Runtime", flags.text("runtime").into());
     }
     Ok(host)
 }

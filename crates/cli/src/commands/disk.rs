@@ -281,8 +281,7 @@ fn verbose(answer: &Value, format: &str, now: i64) -> Result<String> {
         return tables(&rows, cache_size(all(answer, "BuildCache")));
     }
     if format == "raw" {
-        let text: String = PARTS.iter().zip(&rows).map(|(part, rows)| raw(part, rows)).collect();
-        return Ok(text + "\n");
+        return Ok(PARTS.iter().zip(&rows).map(|(part, rows)| raw(part, rows)).collect());
     }
     let mut document = serde_json::Map::new();
     for (part, rows) in PARTS.iter().zip(rows.drain(..)) {
