@@ -6,32 +6,7 @@ mod words;
 use hoy_e2e::{both, daemon};
 use hoy_testkit::{Daemon, docker_cli, programs};
 use serde_json::{Value, json};
-use words::{Heard, Recorder};
-
-/// Runs both clients against a recorder; what one did the other must have done.
-#[track_caller]
-fn same(recorder: &Recorder, line: &[&str]) {
-    let [docker, mut hoy] = [docker_cli(), programs().join("hoy")].map(|program| {
-        let output = recorder.run(&program, line).run();
-        Heard { output, requests: recorder.requests() }
-    });
-    // Each is known by its own name.
-    hoy.output.stderr = hoy.output.stderr.replace("hoy", "docker");
-    // What Docker's adds of how Go words an exit code.
-    let stderr = docker.output.stderr.replace("\nexit status 1\n", "\n");
-    assert_eq!(hoy.output.code, docker.output.code, "{line:?}\n{hoy:?}\n{docker:?}");
-    assert_eq!(hoy.output.stdout, docker.output.stdout, "{line:?}");
-    assert_eq!(hoy.output.stderr, stderr, "{line:?}");
-    assert_eq!(hoy.requests, docker.requests, "{line:?}");
-}
-
-/// Words as a shell would divide them, without quotes.
-#[track_caller]
-fn all_same(recorder: &Recorder, lines: &str) {
-    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        same(recorder, &line.split(' ').collect::<Vec<_>>());
-    }
-}
+use words::{Recorder, all_same, same, same_typing};
 
 #[test]
 fn network_commands() {
@@ -79,6 +54,7 @@ fn network_commands() {
         network foo
         network --foo",
     );
+    same_typing(&recorder, &["network", "prune"], "y\n");
     same(&recorder, &["network", "connect", "", "c"]);
     same(&recorder, &["network", "connect", "n", ""]);
     same(&recorder, &["network", "rm", "", "b"]);

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use hoy_testkit::{Output, Run};
+use hoy_testkit::{Output, Run, docker_cli, programs};
 use serde_json::{Value, json};
 
 /// What one run of a client came to.
@@ -54,6 +54,37 @@ impl Recorder {
     /// What was asked since the last call.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.lock().expect("lock"))
+    }
+}
+
+/// Runs both clients against a recorder; what one did the other must have done.
+#[track_caller]
+pub fn same(recorder: &Recorder, line: &[&str]) {
+    same_typing(recorder, line, "");
+}
+
+/// As [`same`], with an answer to what is asked.
+#[track_caller]
+pub fn same_typing(recorder: &Recorder, line: &[&str], typed: &str) {
+    let [docker, mut hoy] = [docker_cli(), programs().join("hoy")].map(|program| {
+        let output = recorder.run(&program, line).input(typed).run();
+        Heard { output, requests: recorder.requests() }
+    });
+    // Each is known by its own name.
+    hoy.output.stderr = hoy.output.stderr.replace("hoy", "docker");
+    // What Docker's adds of how Go words an exit code.
+    let stderr = docker.output.stderr.replace("\nexit status 1\n", "\n");
+    assert_eq!(hoy.output.code, docker.output.code, "{line:?}\n{hoy:?}\n{docker:?}");
+    assert_eq!(hoy.output.stdout, docker.output.stdout, "{line:?}");
+    assert_eq!(hoy.output.stderr, stderr, "{line:?}");
+    assert_eq!(hoy.requests, docker.requests, "{line:?}");
+}
+
+/// Words as a shell would divide them, without quotes.
+#[track_caller]
+pub fn all_same(recorder: &Recorder, lines: &str) {
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        same(recorder, &line.split(' ').collect::<Vec<_>>());
     }
 }
 
@@ -107,6 +138,7 @@ fn answer(answers: &Value, method: &str, target: &str) -> String {
     let (status, body) = match (known, method, path.as_str()) {
         (Value::Array(known), ..) => (known[0].as_u64().unwrap_or(500), known[1].clone()),
         (_, _, "/containers/create") => (201, json!({"Id": "made", "Warnings": []})),
+        (_, _, "/volumes/create") => (201, json!({"Name": "made"})),
         (_, _, "/networks/create") => (201, json!({"Id": "made", "Warning": ""})),
         (_, "GET", "/networks" | "/containers/json") => (200, json!([])),
         (_, "GET", path) if path.starts_with("/networks/") => {
