@@ -203,6 +203,8 @@ fn words_of_our_own() {
     assert_eq!(asked.len(), 6, "{asked:?}");
     assert!(asked[0].starts_with("GET") && asked[0].contains("/version"), "{asked:?}");
     assert!(asked[1..].iter().all(|asked| asked.contains("hoy-dry-run=1")), "{asked:?}");
+    assert!(asked[2..5].iter().all(|a| a.contains("hoy-after-containers=1")), "{asked:?}");
+    assert!(output.stderr.starts_with("What only these containers use"), "{output:?}");
     for kind in ["container", "image", "volume", "network", "builder"] {
         let (output, asked) = hoy(&recorder, &format!("{kind} prune --dry-run"));
         assert!(output.ok().contains("that would be deleted:\n"), "{output:?}");

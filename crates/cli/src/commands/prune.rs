@@ -10,7 +10,7 @@ use super::{App, filters};
 use crate::failure::{Failure, Result};
 use crate::format::human;
 use crate::format::natural;
-use crate::print;
+use crate::{print, say};
 
 /// The longest answer to a question that is read.
 const MAX_ANSWER: u64 = 1024;
@@ -264,7 +264,7 @@ pub fn system(app: &App<'_>) -> Result<u8> {
     let mut kinds = vec![What::Containers, What::Networks];
     kinds.extend(volumes.then_some(What::Volumes));
     kinds.extend([What::Images, What::Cache]);
-    let mut bytes = 0_u64;
+    let (mut bytes, mut held, mut left_out) = (0_u64, false, false);
     for what in kinds {
         let answer = match request(app, what, &list, true).fetch() {
             Ok(answer) => answer,
@@ -276,9 +276,18 @@ pub fn system(app: &App<'_>) -> Result<u8> {
         };
         let pruned = pruned(what, &answer, dry);
         bytes = bytes.saturating_add(pruned.bytes);
+        match what {
+            What::Containers => held = !pruned.text.is_empty(),
+            What::Cache => {}
+            _ => left_out |= held && answer["AfterContainers"] != true,
+        }
         print(&pruned.text)?;
     }
-    print(&total(bytes, dry)).map(|()| 0)
+    print(&total(bytes, dry))?;
+    if dry && left_out {
+        say("What only these containers use would go with them and is not told here.");
+    }
+    Ok(0)
 }
 
 fn question(all: bool, volumes: bool, list: &[String]) -> String {
