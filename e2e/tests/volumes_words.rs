@@ -203,6 +203,8 @@ fn words_of_our_own() {
     assert_eq!(asked.len(), 6, "{asked:?}");
     assert!(asked[0].starts_with("GET") && asked[0].contains("/version"), "{asked:?}");
     assert!(asked[1..].iter().all(|asked| asked.contains("hoy-dry-run=1")), "{asked:?}");
+    // A filter, too, which an engine refuses that does not know it.
+    assert!(asked[1..].iter().all(|asked| asked.contains("%22hoy-dry-run%22%3A")), "{asked:?}");
     assert!(asked[2..5].iter().all(|a| a.contains("hoy-after-containers=1")), "{asked:?}");
     assert!(output.stderr.starts_with("What only these containers use"), "{output:?}");
     for kind in ["container", "image", "volume", "network", "builder"] {

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use hoy_types::Timestamp;
 
+/// The query parameter with which a prune only tells, and the filter that must stand beside it.
+pub const DRY_RUN: &str = "hoy-dry-run";
+
 type Labels = BTreeMap<String, String>;
 
 /// `until`, `label` and `label!`.
@@ -35,6 +38,9 @@ impl PruneFilter {
                     }
                     _ => return Err("more than one until filter specified".to_owned()),
                 },
+                // Said beside the query parameter of this name, which is what counts: an engine
+                // that knows neither refuses a filter, and would not see the parameter.
+                DRY_RUN => {}
                 other => return Err(format!("invalid filter '{other}'")),
             }
         }
@@ -81,7 +87,7 @@ mod tests {
             let created = Timestamp::from_parts(1_700_000_000 - seconds_ago, 0);
             parse(filters).unwrap().admits(Some(&labels), created)
         };
-        assert!(admits(&[], 0));
+        assert!(admits(&[], 0) && admits(&[(DRY_RUN, &["true"])], 0));
         assert!(!admits(&[("until", &["1h"])], 3599) && admits(&[("until", &["1h"])], 3600));
         assert!(admits(&[("label", &["a", "b"])], 0) && admits(&[("label", &["a=1"])], 0));
         assert!(!admits(&[("label", &["a", "c"])], 0) && !admits(&[("label", &["a=2"])], 0));

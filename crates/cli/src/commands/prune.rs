@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, Read as _};
 
 use hoy_client::{ClientError, Request};
+use hoy_wire::DRY_RUN;
 use serde_json::Value;
 
 use super::{App, filters};
@@ -165,16 +166,20 @@ fn request<'a>(app: &'a App<'_>, what: What, list: &[String], whole: bool) -> Re
         What::Volumes if all && !whole => list.push("all=true".to_owned()),
         _ => {}
     }
+    let dry = flags.switch("dry-run");
+    if dry {
+        // An engine that has never heard of it refuses a filter; a parameter it would not see.
+        list.push(format!("{DRY_RUN}=true"));
+    }
     let list = filters(&list);
     let request = app.client.post(what.path());
     if what != What::Cache {
-        let dry = flags.switch("dry-run");
         // The system's containers are gone, and hold nothing, before anything else is looked at.
         let after = dry && whole && what != What::Containers;
         return request
             .given("filters", &list)
             .switch("hoy-after-containers", after)
-            .switch("hoy-dry-run", dry);
+            .switch(DRY_RUN, dry);
     }
     let size = |name: &str| match flags.bytes(name) {
         0 => String::new(),
@@ -183,7 +188,7 @@ fn request<'a>(app: &'a App<'_>, what: What, list: &[String], whole: bool) -> Re
     request
         .switch("all", all)
         .query("filters", list)
-        .switch("hoy-dry-run", flags.switch("dry-run"))
+        .switch(DRY_RUN, dry)
         .given("keep-storage", &size("keep-storage"))
         .given("max-used-space", &size("max-used-space"))
         .given("min-free-space", &size("min-free-space"))
