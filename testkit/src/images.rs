@@ -123,6 +123,26 @@ pub fn usr_rootfs() -> PathBuf {
     })
 }
 
+/// A root file system with Debian's MariaDB in /opt/db, to be run with the machine's /usr mounted.
+pub fn mariadb_rootfs() -> PathBuf {
+    let packages = ["mariadb-server-core", "mariadb-client-core", "liburing2", "libnuma1"];
+    let packages: Vec<String> =
+        packages.map(unpacked_package).map(|p| p.display().to_string()).into();
+    let usr = usr_rootfs();
+    cached("mariadb.tar", |fresh| {
+        sh(&format!(
+            "d=$(mktemp -d); trap 'rm -rf $d' EXIT
+             mkdir -p $d/opt/db $d/var/lib/mysql; tar -C $d -xf {}
+             for p in {}; do cp -a $p/. $d/opt/db/; done; chown 100:100 $d/var/lib/mysql
+             echo 'mysql:x:100:100::/:/bin/sh' >>$d/etc/passwd; echo 'mysql:x:100:' >>$d/etc/group
+             tar --numeric-owner -C $d -cf {} .",
+            usr.display(),
+            packages.join(" "),
+            fresh.display()
+        ));
+    })
+}
+
 /// A Debian package unpacked below target/, the system untouched.
 pub(crate) fn unpacked_package(name: &str) -> PathBuf {
     cached(&format!("package-{name}"), |fresh| {

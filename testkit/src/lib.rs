@@ -12,7 +12,7 @@ pub use command::{Output, Run, wait_until};
 pub use daemon::{Daemon, docker_cli, programs};
 pub use images::{
     alpine_rootfs, busybox_oci_tar, busybox_rootfs, debian_nginx_rootfs, debian_systemd_rootfs,
-    usr_rootfs, workspace,
+    mariadb_rootfs, usr_rootfs, workspace,
 };
 pub use kernel::{KernelCounts, remove_cgroups};
 pub use netns::NetNs;
