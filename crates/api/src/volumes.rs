@@ -23,7 +23,7 @@ pub(crate) async fn route(
         ("GET", ["volumes"] | ["volumes", ""]) => list(engine, conn, query).await,
         ("POST", ["volumes", "create"]) => create(engine, conn, head).await,
         ("POST", ["volumes", "prune"]) => prune(engine, conn, head, query).await,
-        ("GET", ["volumes", name]) => match engine.volume(name) {
+        ("GET", ["volumes", name]) => match engine.volume(name).await {
             Ok(found) => conn.json_answer(200, &found).await,
             Err(error) => Err(error.into()),
         },
@@ -34,7 +34,7 @@ pub(crate) async fn route(
             }
         }
         // Only volumes of a cluster can be changed.
-        ("PUT", ["volumes", name]) => Err(match engine.volume(name) {
+        ("PUT", ["volumes", name]) => Err(match engine.volume(name).await {
             Ok(_) => ApiError::new(503, route::NO_SWARM),
             Err(error) => error.into(),
         }),
@@ -62,13 +62,14 @@ async fn create(engine: &Engine, conn: &mut Conn, head: &Head) -> Outcome {
 
 async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
     let filter = Filter::parse(query.filters()?)?;
-    let shown = engine
-        .volumes()
+    let (seen, warnings) = engine.volumes().await?;
+    let shown = seen
         .into_iter()
-        .filter(|volume| filter.admits(volume, || engine.volume_unused(&volume.name)))
-        .map(|volume| engine.volume_shown(&volume))
+        .filter(|seen| filter.admits(&seen.volume, || engine.volume_unused(&seen.volume.name)))
+        .map(|seen| engine.volume_shown(seen))
         .collect();
-    let answer = wire::VolumeList { volumes: Some(shown), warnings: None };
+    let warnings = (!warnings.is_empty()).then_some(warnings);
+    let answer = wire::VolumeList { volumes: Some(shown), warnings };
     conn.json_answer(200, &answer).await
 }
 

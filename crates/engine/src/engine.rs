@@ -182,7 +182,8 @@ impl Inner {
         let program = parts.program.clone();
         let worker = Worker { program: parts.program };
         let images = Images::open(store.clone(), worker).map_err(failed("open the images"))?;
-        let volumes = Volumes::open(store.clone()).map_err(failed("open the volumes"))?;
+        let volumes = Volumes::open(store.clone(), hoy_volumes::PluginSettings::from_environment())
+            .map_err(failed("open the volumes"))?;
         let documents = store.documents(CONTAINER).map_err(failed("read the containers"))?;
         let mut records = Vec::new();
         for (key, body) in documents {

@@ -94,7 +94,7 @@ impl Engine {
             driver: "overlay2".into(),
             driver_status: Some(vec![["Backing Filesystem".into(), "extfs".into()]]),
             plugins: wire::PluginsInfo {
-                volume: Some(Vec::new()),
+                volume: Some(inner.volumes.drivers()),
                 network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
                 authorization: None,
                 log: list(&["json-file", "none"]),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hoy_rootfd::{Links, RootFd};
 use hoy_types::Timestamp;
-use hoy_volumes::{Volume, VolumeError, VolumeRequest};
+use hoy_volumes::{Seen, Volume, VolumeError, VolumeRequest};
 use hoy_wire as wire;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -22,26 +22,36 @@ pub(crate) fn volume_error(error: VolumeError) -> Error {
 }
 
 impl Engine {
-    /// What `volume ls` shows; filters are the API's.
-    pub fn volumes(&self) -> Vec<Arc<Volume>> {
-        self.inner.volumes.list()
+    /// What `volume ls` shows, without filters, and what went wrong with which plugin.
+    pub async fn volumes(&self) -> Result<(Vec<Seen>, Vec<String>)> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || inner.volumes.survey()).await.map_err(lost)
     }
 
-    pub fn volume(&self, name: &str) -> Result<wire::Volume> {
-        let volume = self.inner.volumes.get(name).map_err(volume_error)?;
-        Ok(self.volume_shown(&volume))
+    pub async fn volume(&self, name: &str) -> Result<wire::Volume> {
+        let inner = Arc::clone(&self.inner);
+        let named = name.to_owned();
+        let seen = tokio::task::spawn_blocking(move || inner.volumes.look(&named));
+        Ok(self.volume_shown(seen.await.map_err(lost)?.map_err(volume_error)?))
     }
 
-    pub fn volume_shown(&self, volume: &Volume) -> wire::Volume {
+    pub fn volume_shown(&self, seen: Seen) -> wire::Volume {
         let filled = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
+        let volume = &seen.volume;
+        let created_at = if seen.created.is_empty() {
+            Timestamp::from_parts(volume.created.seconds(), 0).to_string()
+        } else {
+            seen.created
+        };
         wire::Volume {
-            created_at: Timestamp::from_parts(volume.created.seconds(), 0).to_string(),
+            created_at,
             driver: volume.driver.clone(),
             labels: filled(&volume.labels),
-            mountpoint: self.inner.volumes.mountpoint(volume).display().to_string(),
+            mountpoint: seen.mountpoint,
             name: volume.name.clone(),
             options: filled(&volume.options),
-            scope: "local".to_owned(),
+            scope: seen.scope.to_owned(),
+            status: seen.status,
             ..wire::Volume::default()
         }
     }
@@ -59,14 +69,22 @@ impl Engine {
         if new {
             self.inner.volume_event("create", &volume, &[]);
         }
-        Ok(self.volume_shown(&volume))
+        if volume.is_local() {
+            return Ok(self.volume_shown(self.inner.volumes.remembered(volume)));
+        }
+        // It is there whatever its plugin says now.
+        let told = self.volume(&volume.name).await;
+        told.or_else(|_| Ok(self.volume_shown(self.inner.volumes.remembered(volume))))
     }
 
     /// Removes a volume that no container names.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         let named = name.to_owned();
-        let removed = tokio::task::spawn_blocking(move || inner.volumes.remove(&named));
+        let removed = tokio::task::spawn_blocking(move || match force {
+            true => inner.volumes.remove_by_force(&named),
+            false => inner.volumes.remove(&named),
+        });
         match removed.await.map_err(lost)? {
             Ok(volume) => {
                 self.inner.volume_event("destroy", &volume, &[]);
@@ -85,7 +103,9 @@ impl Engine {
     ) -> Result<wire::VolumePruneReport> {
         let mut deleted = Vec::new();
         for volume in self.inner.volumes.list() {
-            let meant = (all || volume.is_anonymous())
+            // What a plugin has is not this machine's disk, as with Docker.
+            let meant = volume.is_local()
+                && (all || volume.is_anonymous())
                 && filter.admits(Some(&volume.labels), volume.created)
                 && self.volume_unused(&volume.name);
             if meant && self.volume_remove(&volume.name, false).await.is_ok() {

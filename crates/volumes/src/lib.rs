@@ -3,19 +3,25 @@
 //! A volume of the local driver is one directory: `volumes/NAME/volume.json` says what it is,
 //! `_data` is what containers see. It comes into being by a rename and goes by one, so that a kill
 //! or a power cut at any moment leaves the old state or the new one; there is no second record of
-//! it that could say something else.
+//! it that could say something else. Of a plugin's volume there is the document alone: the plugin
+//! knows whether there is such a volume, and where its data is.
 
 mod copy;
 mod mounts;
 mod options;
+mod plugged;
+mod plugin;
 mod populate;
 mod shelf;
+mod turn;
 mod volume;
 
 use hoy_types::ErrorKind;
 
 pub use copy::copy_tree;
 pub use options::LocalOptions;
+pub use plugged::Seen;
+pub use plugin::{PluginLimits, PluginSettings};
 pub use shelf::{Filled, Volumes};
 pub use volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 
@@ -24,6 +30,9 @@ pub use volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 pub enum VolumeError {
     #[error("get {0}: no such volume")]
     NotFound(String),
+    /// Not a volume, but what it needs.
+    #[error("{0}")]
+    Missing(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -39,7 +48,7 @@ pub enum VolumeError {
 impl VolumeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::Missing(_) => ErrorKind::NotFound,
             Self::Invalid(_) => ErrorKind::InvalidParameter,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Io { .. } | Self::Driver(_) | Self::Store(_) => ErrorKind::System,

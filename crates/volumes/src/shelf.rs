@@ -1,25 +1,24 @@
 //! All volumes: which there are, who names them, who runs with them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hoy_store::Store;
 use hoy_types::Timestamp;
 
 use crate::mounts::{is_mounted, mount_on, unmount_from};
 use crate::options::LocalOptions;
+use crate::plugin::{Mounted, PluginSettings, Plugins};
 use crate::populate::{self, DATA};
+use crate::turn::Turns;
 use crate::volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 use crate::{Result, VolumeError};
 
 const DOCUMENT: &str = "volume.json";
-/// How long one may wait for what others do with the same volume.
-const TURN: Duration = Duration::from_secs(150);
 /// Mounts that may lie over each other on one directory.
 const STACKED: usize = 16;
 
@@ -38,34 +37,22 @@ pub struct Volumes {
     root: PathBuf,
     known: RwLock<BTreeMap<String, Arc<Volume>>>,
     state: Mutex<State>,
-    freed: Condvar,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) mounted: Arc<Mounted>,
 }
 
 #[derive(Default)]
 struct State {
-    busy: HashSet<String>,
     /// By volume: the containers that name it.
     users: HashMap<String, BTreeSet<String>>,
     /// By volume: the containers that run with it.
     running: HashMap<String, BTreeSet<String>>,
 }
 
-/// The right to change one volume.
-struct Turn<'a> {
-    volumes: &'a Volumes,
-    name: String,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.volumes.state().busy.remove(&self.name);
-        self.volumes.freed.notify_all();
-    }
-}
-
 impl Volumes {
     /// Finds what there is, and ends what a killed daemon has begun.
-    pub fn open(store: Store) -> Result<Self> {
+    pub fn open(store: Store, plugins: PluginSettings) -> Result<Self> {
         let root = store.root().join("volumes");
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -73,12 +60,18 @@ impl Volumes {
             .mode(0o711)
             .create(&root)
             .map_err(VolumeError::io("create", root.display()))?;
+        let mounted = Mounted::new(root.clone());
         let mut known = BTreeMap::new();
         let entries = std::fs::read_dir(&root).map_err(VolumeError::io("list", root.display()))?;
         for entry in entries.flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
             match take_up(&entry.path(), &name) {
-                Ok(volume) => drop(known.insert(name, Arc::new(volume))),
+                Ok(volume) => {
+                    if !volume.is_local() {
+                        mounted.take_up(&name);
+                    }
+                    known.insert(name, Arc::new(volume));
+                }
                 Err(error) => tracing::error!(volume = name, %error, "take up a volume"),
             }
         }
@@ -87,7 +80,9 @@ impl Volumes {
             root,
             known: RwLock::new(known),
             state: Mutex::default(),
-            freed: Condvar::new(),
+            turns: Arc::default(),
+            plugins: Arc::new(Plugins::new(plugins)),
+            mounted: Arc::new(mounted),
         })
     }
 
@@ -99,25 +94,15 @@ impl Volumes {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn turn(&self, name: &str) -> Result<Turn<'_>> {
-        let state = self.state();
-        let waited = self.freed.wait_timeout_while(state, TURN, |state| state.busy.contains(name));
-        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return Err(VolumeError::Conflict(format!(
-                "volume {name}: something else is still being done with it"
-            )));
-        }
-        state.busy.insert(name.to_owned());
-        Ok(Turn { volumes: self, name: name.to_owned() })
-    }
-
     fn directory(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// Where a volume's data is seen on the host.
+    /// Where a volume's data is seen on the host; of a plugin's, where it was last. Nobody is asked.
     pub fn mountpoint(&self, volume: &Volume) -> PathBuf {
+        if !volume.is_local() {
+            return self.mounted.place(&volume.name).unwrap_or_default();
+        }
         self.directory(&volume.name).join(DATA)
     }
 
@@ -129,6 +114,12 @@ impl Volumes {
     pub fn get(&self, name: &str) -> Result<Arc<Volume>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(name).cloned().ok_or_else(|| VolumeError::NotFound(name.to_owned()))
+    }
+
+    /// The drivers that there are, as far as is known without asking: local, and plugins that have
+    /// answered before.
+    pub fn drivers(&self) -> Vec<String> {
+        std::iter::once(LOCAL.to_owned()).chain(self.plugins.active()).collect()
     }
 
     /// The containers that name a volume.
@@ -152,17 +143,19 @@ impl Volumes {
         mut request: VolumeRequest,
         container: Option<&str>,
     ) -> Result<(Arc<Volume>, bool)> {
-        if request.name.is_empty() {
+        let random = request.name.is_empty();
+        if random {
             request.name = random_name()?;
             request.labels.insert(ANONYMOUS.to_owned(), String::new());
         }
-        let _turn = self.turn(&request.name)?;
+        let _turn = self.turns.take(&request.name)?;
         let (volume, new) = match self.get(&request.name) {
-            Ok(known) => {
+            Ok(known) if known.is_local() => {
                 known.fits(&request)?;
                 (known, false)
             }
-            Err(_) => (self.make_new(request)?, true),
+            Ok(known) if self.still_there(&known, &request)? => (known, false),
+            _ => (self.make_new(request, random)?, true),
         };
         if let Some(container) = container {
             let mut state = self.state();
@@ -171,13 +164,13 @@ impl Volumes {
         Ok((volume, new))
     }
 
-    fn make_new(&self, request: VolumeRequest) -> Result<Arc<Volume>> {
+    fn make_new(&self, request: VolumeRequest, random: bool) -> Result<Arc<Volume>> {
         check_name(&request.name)?;
-        if !matches!(request.driver.as_str(), "" | LOCAL) {
-            return Err(VolumeError::NotFound(format!(
-                "create {}: error looking up volume plugin {}: plugin \"{}\" not found",
-                request.name, request.driver, request.driver
-            )));
+        // Without a driver it is whose the name is.
+        let owner = if random { None } else { self.owner(&request) };
+        let driver = owner.unwrap_or_else(|| request.driver.clone());
+        if !matches!(driver.as_str(), "" | LOCAL) {
+            return self.make_plugged(request, &driver);
         }
         let of_name = |error: VolumeError| match error {
             VolumeError::Invalid(said) => {
@@ -193,10 +186,25 @@ impl Volumes {
             options: request.options,
             created: Timestamp::from_system(std::time::SystemTime::now()),
         };
+        self.remember(volume)
+    }
+
+    /// From here on there is a volume.
+    pub(crate) fn remember(&self, volume: Volume) -> Result<Arc<Volume>> {
         self.write_down(&volume)?;
         let volume = Arc::new(volume);
         self.publish(|known| drop(known.insert(volume.name.clone(), Arc::clone(&volume))));
         Ok(volume)
+    }
+
+    /// From here on there is none.
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        // Out of sight first, so that nobody is given what is about to go.
+        self.store.discard(&self.directory(name))?;
+        self.publish(|known| drop(known.remove(name)));
+        self.mounted.forget(name);
+        let root = std::fs::File::open(&self.root).and_then(|root| root.sync_all());
+        root.map_err(VolumeError::io("remove the volume", name))
     }
 
     /// Complete and on the disk before it has its name.
@@ -206,12 +214,14 @@ impl Volumes {
         let made = || -> std::io::Result<()> {
             let data = fresh.join(DATA);
             std::fs::DirBuilder::new().mode(0o701).create(&fresh)?;
-            std::fs::create_dir(&data)?;
-            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
+            if volume.is_local() {
+                std::fs::create_dir(&data)?;
+                std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
+                std::fs::File::open(&data)?.sync_all()?;
+            }
             let mut file = std::fs::File::create_new(fresh.join(DOCUMENT))?;
             file.write_all(&serde_json::to_vec(volume)?)?;
             file.sync_all()?;
-            std::fs::File::open(&data)?.sync_all()?;
             std::fs::File::open(&fresh)?.sync_all()?;
             std::fs::rename(&fresh, &target)?;
             std::fs::File::open(&self.root)?.sync_all()
@@ -224,9 +234,15 @@ impl Volumes {
 
     /// What an image has at the place where a container mounts an empty volume.
     pub fn populate(&self, name: &str, from: BorrowedFd<'_>) -> Result<Filled> {
-        let _turn = self.turn(name)?;
+        let _turn = self.turns.take(name)?;
         let volume = self.get(name)?;
         let failed = VolumeError::io("copy the image's files to the volume", name);
+        if !volume.is_local() {
+            let filled = self.mount_for_a_moment(&volume, |data| {
+                populate::populate_in_place(data, from).map_err(failed)
+            });
+            return Ok(if filled? { Filled::Now } else { Filled::Before });
+        }
         let filled = if LocalOptions::parse(&volume.options)?.mount.is_some() {
             let data = self.mount(&volume)?;
             let filled = populate::populate_in_place(&data, from);
@@ -240,9 +256,13 @@ impl Volumes {
 
     /// For a container that starts: where the data lies from now on.
     pub fn attach(&self, name: &str, container: &str) -> Result<PathBuf> {
-        let _turn = self.turn(name)?;
+        let _turn = self.turns.take(name)?;
         let volume = self.get(name)?;
-        let path = self.mount(&volume)?;
+        let path = if volume.is_local() {
+            self.mount(&volume)?
+        } else {
+            self.mount_plugged(&volume, container)?
+        };
         self.attached(name, container);
         Ok(path)
     }
@@ -251,6 +271,7 @@ impl Volumes {
     pub fn attached(&self, name: &str, container: &str) {
         let mut state = self.state();
         state.running.entry(name.to_owned()).or_default().insert(container.to_owned());
+        self.mounted.wanted(name, container);
     }
 
     /// A container names it, since before this daemon.
@@ -271,19 +292,27 @@ impl Volumes {
 
     /// A container has ended, or never began.
     pub fn detach(&self, name: &str, container: &str) -> Result<()> {
-        let _turn = self.turn(name)?;
+        if let Ok(volume) = self.get(name)
+            && !volume.is_local()
         {
-            let mut state = self.state();
-            if let Some(running) = state.running.get_mut(name) {
-                running.remove(container);
-                if running.is_empty() {
-                    state.running.remove(name);
-                }
-            }
+            self.not_running(name, container);
+            return self.unmount_plugged(&volume, container);
         }
+        let _turn = self.turns.take(name)?;
+        self.not_running(name, container);
         match self.get(name) {
             Ok(volume) => self.unmount_unused(&volume),
             Err(_) => Ok(()),
+        }
+    }
+
+    fn not_running(&self, name: &str, container: &str) {
+        let mut state = self.state();
+        if let Some(running) = state.running.get_mut(name) {
+            running.remove(container);
+            if running.is_empty() {
+                state.running.remove(name);
+            }
         }
     }
 
@@ -297,7 +326,11 @@ impl Volumes {
     /// Once it is known what runs: mounts that nobody uses are taken off.
     pub fn settle(&self) {
         for volume in self.list() {
-            if let Err(error) = self.unmount_unused(&volume) {
+            let done = match volume.is_local() {
+                true => self.unmount_unused(&volume),
+                false => self.give_back_stale(&volume),
+            };
+            if let Err(error) = done {
                 tracing::warn!(volume = volume.name, %error, "take off an unused mount");
             }
         }
@@ -314,8 +347,19 @@ impl Volumes {
 
     /// Removes a volume that nobody names.
     pub fn remove(&self, name: &str) -> Result<Arc<Volume>> {
-        let _turn = self.turn(name)?;
-        let volume = self.get(name)?;
+        self.take_away(name, false)
+    }
+
+    /// Removes a volume that nobody names, also one whose plugin does not or cannot agree.
+    pub fn remove_by_force(&self, name: &str) -> Result<Arc<Volume>> {
+        self.take_away(name, true)
+    }
+
+    fn take_away(&self, name: &str, force: bool) -> Result<Arc<Volume>> {
+        let _turn = self.turns.take(name)?;
+        let Ok(volume) = self.get(name) else {
+            return self.remove_unknown(name);
+        };
         let users = self.users(name);
         if !users.is_empty() {
             let users: Vec<&str> = users.iter().map(String::as_str).collect();
@@ -324,13 +368,12 @@ impl Volumes {
                 users.join(", ")
             )));
         }
-        let data = self.mountpoint(&volume);
-        unmount_all(&data)?;
-        // Out of sight first, so that nobody is given what is about to go.
-        self.store.discard(&self.directory(name))?;
-        self.publish(|known| drop(known.remove(name)));
-        let root = std::fs::File::open(&self.root).and_then(|root| root.sync_all());
-        root.map_err(VolumeError::io("remove the volume", name))?;
+        if volume.is_local() {
+            unmount_all(&self.mountpoint(&volume))?;
+            self.forget(name)?;
+        } else {
+            self.remove_plugged(&volume, force)?;
+        }
         Ok(volume)
     }
 }
@@ -368,7 +411,7 @@ fn take_up(directory: &Path, name: &str) -> Result<Volume> {
 }
 
 /// 64 hexadecimal digits, as Docker's.
-fn random_name() -> Result<String> {
+pub(crate) fn random_name() -> Result<String> {
     let mut bytes = [0; 32];
     let mut filled = 0;
     while filled < bytes.len() {
