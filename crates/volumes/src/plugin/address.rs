@@ -168,7 +168,11 @@ impl Connection {
         let read = match self {
             Self::Unix(stream) => stream.read(buffer),
             Self::Tcp(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
+            // Many close without a word; what is cut off does not make sense in the end.
+            Self::Tls(stream) => match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+                read => read,
+            },
         };
         read.map_err(late)
     }

@@ -100,8 +100,13 @@ pub(crate) fn call<Q: Serialize, A: DeserializeOwned>(
     if let Some(err) = err {
         return Err(CallError::Said(err));
     }
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| lie(format!("error reading plugin response: {error}")))
+    let unread = |said: String| lie(format!("error reading plugin response: {said}"));
+    // An array would do for an object to what reads it.
+    if let Some(first) = answer.body.trim_ascii_start().first().filter(|first| **first != b'{') {
+        let first = char::from(*first);
+        return Err(unread(format!("invalid character {first:?}, an object was expected")));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| unread(error.to_string()))
 }
 
 fn exchange(
