@@ -160,8 +160,14 @@ fn a_plugins_life() {
     // The plugin's own: known by asking it, taken by its name alone.
     plugin.again();
     wait_until("the plugin is back", || docker(&daemon, "volume inspect data").code == Some(0));
-    std::fs::write(plugin.state.join("data/data/own"), "own").unwrap();
-    ok(&daemon, "volume rm data");
+    let call = "-d {\"Name\":\"own\"} http://p/VolumeDriver.Create --unix-socket";
+    let call = call.split(' ').map(str::to_owned).chain([socket(&daemon, "shelf")]);
+    assert_eq!(Run::new("curl").args(["-sS"]).args(call).run().ok(), "{}");
+    assert_eq!(ok(&daemon, "volume ls -q"), "data\nown\nplain");
+    assert_eq!(ok(&daemon, "volume inspect -f {{.Driver}}/{{.Labels}} own"), "shelf/map[]");
+    ok(&daemon, "run --rm -v own:/d busybox touch /d/file");
+    assert!(plugin.state.join("data/own/file").exists());
+    ok(&daemon, "volume rm data own");
     assert_eq!(ok(&daemon, "volume ls -q"), "plain");
     assert!(!plugin.state.join("data/data").exists());
 }

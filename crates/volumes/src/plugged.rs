@@ -3,10 +3,13 @@
 //! The plugin knows which volumes it has; what is written down here is which of them this engine
 //! was asked for, with their labels and options. A name belongs to one driver.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::Instant;
 
 use hoy_types::Timestamp;
 
@@ -15,8 +18,6 @@ use crate::shelf::Volumes;
 use crate::volume::{LOCAL, Volume, VolumeRequest};
 use crate::{Result, VolumeError};
 
-/// How long a container's end waits for a plugin to let go; it goes on behind it.
-const LET_GO: Duration = Duration::from_secs(3);
 /// What a plugin leaves out that does not know when.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
@@ -240,7 +241,9 @@ impl Volumes {
         if !self.mounted.unwanted(&volume.name, id) {
             return Ok(());
         }
-        match self.give_back(volume, id)?.recv_timeout(LET_GO) {
+        // It goes on behind it: an end is not to wait for a plugin.
+        let patience = self.plugins.brief().until().saturating_duration_since(Instant::now());
+        match self.give_back(volume, id)?.recv_timeout(patience) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(VolumeError::Driver(error)),
             Err(_) => Err(VolumeError::Driver(format!(

@@ -12,7 +12,7 @@ mod http;
 mod mounted;
 mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 
 use std::collections::{BTreeSet, HashMap};

@@ -10,25 +10,25 @@ use std::time::Duration;
 use super::address::{Address, TlsFiles};
 use super::{CallError, LookupError, PluginLimits, PluginSettings, Plugins, discover};
 
-/// Quick, for one that hangs.
-fn settings(directory: &Path) -> PluginSettings {
+/// Long enough for a busy machine, short enough for one that hangs.
+pub(crate) fn settings(directory: &Path) -> PluginSettings {
     PluginSettings {
         sockets: vec![directory.to_owned()],
         specs: vec![directory.join("etc"), directory.join("lib")],
         limits: PluginLimits {
-            long: Duration::from_millis(300),
-            other: Duration::from_millis(300),
-            read: Duration::from_millis(100),
+            long: Duration::from_secs(2),
+            other: Duration::from_secs(2),
+            read: Duration::from_secs(1),
             retry: Duration::from_millis(200),
             pause: Duration::from_millis(10),
         },
     }
 }
 
-type Asked = Arc<Mutex<Vec<String>>>;
+pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
 
 /// Serves until the process ends; what `answer` gives goes to the wire as it is, nothing hangs.
-fn serve(
+pub(crate) fn serve(
     path: PathBuf,
     answer: impl Fn(&str, &str) -> Option<Vec<u8>> + Send + Sync + 'static,
 ) -> Asked {
@@ -65,12 +65,17 @@ fn one(mut stream: UnixStream, seen: &Asked, answer: &dyn Fn(&str, &str) -> Opti
     }
 }
 
-fn json(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn json(text: &str) -> Option<Vec<u8>> {
     Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes())
 }
 
 /// A plugin that answers one call in this way, and the rest well.
-fn with(directory: &Path, name: &str, call: &'static str, said: Option<Vec<u8>>) -> Asked {
+pub(crate) fn with(
+    directory: &Path,
+    name: &str,
+    call: &'static str,
+    said: Option<Vec<u8>>,
+) -> Asked {
     serve(directory.join(format!("{name}.sock")), move |method, _| {
         if method == call {
             return said.clone();
