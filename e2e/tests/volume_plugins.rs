@@ -114,8 +114,9 @@ fn a_plugins_life() {
     assert_eq!(ok(&daemon, "volume create -d shelf data"), "data");
     assert_eq!(plugin.calls("Create"), ["data "]);
     refused(&daemon, "volume create data", "driver 'shelf' already has volume 'data'");
-    refused(&daemon, "volume create -d shelf -o refuse=full other", "create other: ");
-    refused(&daemon, "volume create -d shelf -o refuse=full other", "VolumeDriver.Create: full");
+    let refused_by_it = "create other: VolumeDriver.Create: full";
+    refused(&daemon, "volume create -d shelf -o refuse=full other", refused_by_it);
+    let refusals = 1;
     assert_eq!(ok(&daemon, "volume create plain"), "plain");
     refused(&daemon, "volume create -d shelf plain", "volume name must be unique");
     let shown = "{{.Driver}}|{{.Scope}}|{{.Labels}}|{{.Options}}|{{.CreatedAt}}|{{.Status}}|";
@@ -168,6 +169,15 @@ fn a_plugins_life() {
     ok(&daemon, "run --rm -v own:/d busybox touch /d/file");
     assert!(plugin.state.join("data/own/file").exists());
     ok(&daemon, "volume rm data own");
+    // For all volumes of a container, also those without a name.
+    ok(&daemon, "run --rm --volume-driver shelf -v third:/d -v /anonymous busybox touch /d/file");
+    assert_eq!(ok(&daemon, "volume inspect -f {{.Driver}} third"), "shelf");
+    assert_eq!(plugin.calls("Create").len(), plugin.calls("Remove").len() + 1 + refusals);
+    assert_eq!(ok(&daemon, "info -f {{.Plugins.Volume}}"), "[local shelf]");
+    ok(&daemon, "volume prune -af");
+    assert_eq!(ok(&daemon, "volume ls -q"), "third");
+    ok(&daemon, "volume rm third");
+    ok(&daemon, "volume create plain");
     assert_eq!(ok(&daemon, "volume ls -q"), "plain");
     assert!(!plugin.state.join("data/data").exists());
 }
@@ -195,14 +205,14 @@ fn bad_ones_harm_nobody_else() {
     // Another one is reached by TCP, and both sides say who they are.
     let (keys, others) = (certificates(&daemon, "keys"), certificates(&daemon, "others"));
     let far = Plugin::start(&daemon, "7500", &[&keys]);
-    let spec = |name: &str, keys: &str| {
+    let spec = |name: &str, ca: &str, keys: &str| {
         let text = format!(
-            r#"{{"Name":"{name}","Addr":"https://127.0.0.1:7500","TLSConfig":{{"CAFile":"{keys}/ca",
+            r#"{{"Name":"{name}","Addr":"https://127.0.0.1:7500","TLSConfig":{{"CAFile":"{ca}",
             "CertFile":"{keys}/cert","KeyFile":"{keys}/key"}}}}"#
         );
         std::fs::write(daemon.path("plugins").join(format!("{name}.json")), text).unwrap();
     };
-    spec("far", &keys);
+    spec("far", &format!("{keys}/ca"), &keys);
     wait_until("both are there", || {
         PathBuf::from(socket(&daemon, "bad")).exists()
             && daemon.netns().sh("cat /proc/net/tcp").contains(":1D4C ")
@@ -211,11 +221,17 @@ fn bad_ones_harm_nobody_else() {
     ok(&daemon, "volume create -d far distant");
     ok(&daemon, "run --rm -v distant:/d busybox touch /d/file");
     assert!(far.state.join("data/distant/file").exists());
-    spec("wrong", &others);
+    // Of another authority, to it and to us; and one for which anybody will do.
+    spec("wrong", &format!("{others}/ca"), &keys);
+    spec("stranger", &format!("{keys}/ca"), &others);
+    spec("anybody", "", &keys);
     let listed = list(&daemon);
     assert!(listed.contains("list wrong: Post \\\"https://127.0.0.1:7500/"), "{listed}");
     assert!(listed.contains("\"distant\"") && listed.contains("certificate"), "{listed}");
-    std::fs::remove_file(daemon.path("plugins/wrong.json")).unwrap();
+    assert!(listed.contains("list stranger: ") && !listed.contains("anybody"), "{listed}");
+    for name in ["wrong", "stranger", "anybody"] {
+        std::fs::remove_file(daemon.path("plugins").join(format!("{name}.json"))).unwrap();
+    }
 
     // It lies: no container starts, and what may be mounted is given back.
     ok(&daemon, "create --name one -v data:/d:nocopy busybox true");

@@ -66,7 +66,7 @@ async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
     let shown = seen
         .into_iter()
         .filter(|seen| filter.admits(&seen.volume, || engine.volume_unused(&seen.volume.name)))
-        .map(|seen| engine.volume_shown(seen))
+        .map(|seen| engine.volume_seen(seen))
         .collect();
     let warnings = (!warnings.is_empty()).then_some(warnings);
     let answer = wire::VolumeList { volumes: Some(shown), warnings };

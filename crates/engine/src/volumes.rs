@@ -32,10 +32,15 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let named = name.to_owned();
         let seen = tokio::task::spawn_blocking(move || inner.volumes.look(&named));
-        Ok(self.volume_shown(seen.await.map_err(lost)?.map_err(volume_error)?))
+        Ok(self.volume_seen(seen.await.map_err(lost)?.map_err(volume_error)?))
     }
 
-    pub fn volume_shown(&self, seen: Seen) -> wire::Volume {
+    /// What is known of a volume without asking its plugin.
+    pub fn volume_shown(&self, volume: &Volume) -> wire::Volume {
+        self.volume_seen(self.inner.volumes.remembered(Arc::new(volume.clone())))
+    }
+
+    pub fn volume_seen(&self, seen: Seen) -> wire::Volume {
         let filled = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
         let volume = &seen.volume;
         let created_at = if seen.created.is_empty() {
@@ -70,11 +75,11 @@ impl Engine {
             self.inner.volume_event("create", &volume, &[]);
         }
         if volume.is_local() {
-            return Ok(self.volume_shown(self.inner.volumes.remembered(volume)));
+            return Ok(self.volume_shown(&volume));
         }
         // It is there whatever its plugin says now.
         let told = self.volume(&volume.name).await;
-        told.or_else(|_| Ok(self.volume_shown(self.inner.volumes.remembered(volume))))
+        told.or_else(|_| Ok(self.volume_shown(&volume)))
     }
 
     /// Removes a volume that no container names.
