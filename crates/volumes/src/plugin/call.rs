@@ -1,6 +1,8 @@
 //! A call to a plugin: JSON there and back, a deadline, and Docker's words for what goes wrong.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -73,9 +75,30 @@ struct Refusal {
     err: Option<String>,
 }
 
+/// How many calls wait for a plugin now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waiting(Arc<AtomicUsize>);
+
+/// One of them.
+struct Place<'a>(&'a Waiting);
+
+impl Waiting {
+    fn enter(&self, most: usize) -> Option<Place<'_>> {
+        let place = Place(self);
+        (self.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Asks, and reads what the plugin answers.
 pub(crate) fn call<Q: Serialize, A: DeserializeOwned>(
     address: &Address,
+    waiting: &Waiting,
     method: &'static str,
     question: Option<&Q>,
     patience: Patience,
@@ -86,6 +109,11 @@ pub(crate) fn call<Q: Serialize, A: DeserializeOwned>(
         Some(question) => serde_json::to_vec(question).map_err(|error| lie(error.to_string()))?,
         None => Vec::new(),
     };
+    let _place = waiting.enter(limits.calls).ok_or_else(|| CallError::Transport {
+        url: address.url(method),
+        said: format!("{} calls wait for an answer already", limits.calls),
+        late: true,
+    })?;
     let answer = exchange(address, method, &body, patience, limits)?;
     let refusal = serde_json::from_slice::<Refusal>(&answer.body);
     let err = refusal.as_ref().ok().and_then(|refusal| refusal.err.clone());

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use super::call::{CallError, Patience, call};
+use super::call::{CallError, Patience, Waiting, call};
 use super::settings::PluginLimits;
 use super::{INTERFACE, LookupError};
 
@@ -16,6 +16,7 @@ use super::{INTERFACE, LookupError};
 pub(crate) struct Driver {
     pub name: String,
     pub address: Address,
+    waiting: Waiting,
     limits: PluginLimits,
     scope: OnceLock<&'static str>,
 }
@@ -110,16 +111,19 @@ impl Driver {
     pub fn activate(
         name: &str,
         address: Address,
+        waiting: Waiting,
         patience: Patience,
         limits: &PluginLimits,
     ) -> Result<Self, LookupError> {
-        let asked = call::<Nothing, Manifest>(&address, "Plugin.Activate", None, patience, limits);
+        let method = "Plugin.Activate";
+        let asked = call::<Nothing, Manifest>(&address, &waiting, method, None, patience, limits);
         let implements = asked?.implements.unwrap_or_default();
         if !implements.iter().any(|interface| interface == INTERFACE) {
             let said = "Plugin does not implement the requested driver";
             return Err(LookupError::Unusable(said.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), address, limits: limits.clone(), scope: OnceLock::new() })
+        let (name, limits) = (name.to_owned(), limits.clone());
+        Ok(Self { name, address, waiting, limits, scope: OnceLock::new() })
     }
 
     fn ask<Q: Serialize, A: serde::de::DeserializeOwned>(
@@ -128,7 +132,7 @@ impl Driver {
         question: &Q,
         patience: Patience,
     ) -> Result<A, CallError> {
-        call(&self.address, method, Some(question), patience, &self.limits)
+        call(&self.address, &self.waiting, method, Some(question), patience, &self.limits)
     }
 
     fn patience(&self) -> Patience {

@@ -24,7 +24,7 @@ pub(crate) use driver::{Driver, PluginVolume};
 pub(crate) use mounted::Mounted;
 pub use settings::{PluginLimits, PluginSettings};
 
-use call::Patience;
+use call::{Patience, Waiting};
 
 /// How long one that did not answer is not asked whose a name is.
 const SILENT: Duration = Duration::from_secs(10);
@@ -49,6 +49,8 @@ pub(crate) enum LookupError {
 pub(crate) struct Plugins {
     settings: PluginSettings,
     active: Mutex<HashMap<String, Arc<Driver>>>,
+    /// By name, also of those that have never answered.
+    waiting: Mutex<HashMap<String, Waiting>>,
     /// Since when they keep silent.
     silent: Mutex<HashMap<String, Instant>>,
 }
@@ -62,7 +64,8 @@ pub(crate) struct Said {
 
 impl Plugins {
     pub fn new(settings: PluginSettings) -> Self {
-        Self { settings, active: Mutex::default(), silent: Mutex::default() }
+        let (active, waiting, silent) = Default::default();
+        Self { settings, active, waiting, silent }
     }
 
     /// How long a change is waited for that has to do without data.
@@ -102,7 +105,12 @@ impl Plugins {
         if let Some(known) = known.filter(|known| known.address == address) {
             return Ok(known);
         }
-        let driver = Driver::activate(name, address, patience, &self.settings.limits)?;
+        let waiting = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.entry(name.to_owned()).or_default().clone()
+        };
+        let limits = &self.settings.limits;
+        let driver = Driver::activate(name, address, waiting, patience, limits)?;
         let driver = Arc::new(driver);
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         active.insert(name.to_owned(), Arc::clone(&driver));

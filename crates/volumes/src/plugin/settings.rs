@@ -31,6 +31,8 @@ pub struct PluginLimits {
     pub retry: Duration,
     /// The first pause between two tries; each is twice as long as the one before.
     pub pause: Duration,
+    /// Calls that may wait for its answer at one time: each is a thread.
+    pub calls: usize,
 }
 
 impl Default for PluginLimits {
@@ -42,6 +44,7 @@ impl Default for PluginLimits {
             read: Duration::from_secs(3),
             retry: Duration::from_secs(30),
             pause: Duration::from_secs(1),
+            calls: 64,
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) fn settings(directory: &Path) -> PluginSettings {
             read: Duration::from_secs(1),
             retry: Duration::from_millis(200),
             pause: Duration::from_millis(10),
+            calls: 4,
         },
     }
 }
@@ -318,4 +319,28 @@ fn one_that_hangs_delays_no_other() {
     let before = asked.lock().unwrap().len();
     assert_eq!(plugins.who_has("v1").unwrap().0.name, "good");
     assert_eq!(asked.lock().unwrap().len(), before);
+}
+
+#[test]
+fn so_many_wait_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let asked = with(directory.path(), "slow", "VolumeDriver.Remove", None);
+    let plugins = plugins(directory.path());
+    let driver = plugins.driver("slow").unwrap();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let driver = Arc::clone(&driver);
+            std::thread::spawn(move || driver.remove("v1").unwrap_err())
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    while asked.lock().unwrap().len() < 5 && began.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let error = driver.get("v1", plugins.brief()).unwrap_err().to_string();
+    assert!(error.ends_with("4 calls wait for an answer already"), "{error}");
+    for waiter in waiting {
+        assert!(waiter.join().unwrap().is_late());
+    }
+    assert!(driver.get("v1", plugins.brief()).unwrap().is_some());
 }
