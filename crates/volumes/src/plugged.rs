@@ -226,12 +226,14 @@ impl Volumes {
                     Err(VolumeError::io(io, name)(error))
                 }
             },
-            Err(error) => {
-                // The plugin has taken back what it may have done; what it did before stays.
-                if !again || !error.is_answer() {
+            Err(failed) => {
+                if !failed.unmounted {
+                    // To be tried again when the container is let go, or by the next daemon.
+                    self.mounted.unwanted(name, id);
+                } else if !again || !failed.error.is_answer() {
                     self.mounted.end(name, id);
                 }
-                Err(VolumeError::Driver(error.to_string()))
+                Err(VolumeError::Driver(failed.error.to_string()))
             }
         }
     }

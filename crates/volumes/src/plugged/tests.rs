@@ -40,6 +40,7 @@ fn sticky(path: &Path, stuck: &Arc<AtomicBool>) -> Asked {
         match method {
             "Plugin.Activate" => json(r#"{"Implements":["VolumeDriver"]}"#),
             "VolumeDriver.Get" => json(&format!(r#"{{"Volume":{{"Name":"{name}"}}}}"#)),
+            "VolumeDriver.Mount" if body.contains("relative") => json(r#"{"Mountpoint":"tmp"}"#),
             "VolumeDriver.Mount" => json(r#"{"Mountpoint":"/tmp"}"#),
             "VolumeDriver.Unmount" if stuck.load(Ordering::Relaxed) => None,
             _ => json("{}"),
@@ -81,6 +82,24 @@ fn what_a_container_had_is_given_back() {
     // Only once.
     volumes.detach("v1", "c2").unwrap();
     assert_eq!(times(&asked, "VolumeDriver.Unmount"), before + 2);
+}
+
+#[test]
+fn what_may_be_mounted_is_not_forgotten() {
+    let (root, plugins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let stuck = Arc::new(AtomicBool::new(true));
+    let asked = sticky(plugins.path(), &stuck);
+    let volumes = open(root.path(), plugins.path());
+    volumes.claim(asks("v1", "p"), "relative").unwrap();
+    let error = volumes.attach("v1", "relative").unwrap_err().to_string();
+    assert!(error.contains("gave \"tmp\" as mount point"), "{error}");
+    let note = || std::fs::read_to_string(root.path().join("volumes/v1/mounted.json")).unwrap();
+    assert!(note().contains("relative"));
+    let before = times(&asked, "VolumeDriver.Unmount");
+    stuck.store(false, Ordering::Relaxed);
+    volumes.detach("v1", "relative").unwrap();
+    assert_eq!(times(&asked, "VolumeDriver.Unmount"), before + 1);
+    assert!(!note().contains("relative"));
 }
 
 #[test]

@@ -21,6 +21,13 @@ pub(crate) struct Driver {
     scope: OnceLock<&'static str>,
 }
 
+/// Why a volume is not mounted, and whether that is sure.
+#[derive(Debug)]
+pub(crate) struct NotMounted {
+    pub error: CallError,
+    pub unmounted: bool,
+}
+
 /// A volume as its plugin tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -156,8 +163,8 @@ impl Driver {
     }
 
     /// The volume's data is wanted at a place of the plugin's choice, until `unmount` with the
-    /// same id. A place that cannot be one is given back at once.
-    pub fn mount(&self, name: &str, id: &str) -> Result<PathBuf, CallError> {
+    /// same id. What may be mounted at no place that can be used is given back at once.
+    pub fn mount(&self, name: &str, id: &str) -> Result<PathBuf, NotMounted> {
         let method = "VolumeDriver.Mount";
         let patience = Patience::retry(self.limits.long, self.limits.retry);
         let answer = self.ask::<_, Place>(method, &Mounting { name, id }, patience);
@@ -171,14 +178,19 @@ impl Driver {
                 }),
             }
         });
-        if let Err(error) = &checked
-            && !error.is_answer()
-            // It may be mounted all the same. One that has no time for this has none for more.
-            && let Err(error) = self.unmount(name, id, Patience::once(self.limits.read))
-        {
-            tracing::warn!(plugin = self.name, volume = name, %error, "take back a mount");
-        }
-        checked
+        checked.map_err(|error| {
+            // One that has no time for this has none for more.
+            let back = || self.unmount(name, id, Patience::once(self.limits.read));
+            let unmounted = error.is_answer()
+                || match back() {
+                    Err(back) if !back.is_answer() => {
+                        tracing::warn!(plugin = self.name, volume = name, error = %back, "unmount");
+                        false
+                    }
+                    _ => true,
+                };
+            NotMounted { error, unmounted }
+        })
     }
 
     pub fn unmount(&self, name: &str, id: &str, patience: Patience) -> Result<(), CallError> {

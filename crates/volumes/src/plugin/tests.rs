@@ -244,7 +244,9 @@ fn lies_and_silence() {
     ] {
         let asked = with(directory.path(), name, "VolumeDriver.Mount", said);
         let driver = plugins(directory.path()).driver(name).unwrap();
-        let error = driver.mount("v1", "id").unwrap_err();
+        let failed = driver.mount("v1", "id").unwrap_err();
+        let error = failed.error;
+        assert!(failed.unmounted);
         assert!(error.to_string().contains(shown), "{name}: {error}");
         assert!(!error.is_answer());
         // What may be mounted is given back.
@@ -255,7 +257,8 @@ fn lies_and_silence() {
     let refusal = json(r#"{"Err":"no space"}"#);
     let asked = with(directory.path(), "refuses", "VolumeDriver.Mount", refusal);
     let driver = plugins(directory.path()).driver("refuses").unwrap();
-    assert_eq!(driver.mount("v1", "id").unwrap_err(), CallError::Said("no space".into()));
+    let error = driver.mount("v1", "id").unwrap_err().error;
+    assert_eq!(error, CallError::Said("no space".into()));
     assert_eq!(asked.lock().unwrap().len(), 2);
     let refusal = raw("HTTP/1.1 500 X\r\n\r\n{\"Err\":\"bad\"}");
     with(directory.path(), "status", "VolumeDriver.Remove", refusal);
