@@ -9,6 +9,7 @@ mod copy;
 mod mounts;
 mod options;
 mod populate;
+mod quota;
 mod shelf;
 mod volume;
 
@@ -16,6 +17,7 @@ use hoy_types::ErrorKind;
 
 pub use copy::copy_tree;
 pub use options::LocalOptions;
+pub use quota::{Leaving, Means, Quotas, Usage};
 pub use shelf::{Filled, Volumes};
 pub use volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 
