@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hoy_sys::quota;
-use rustix::fs::{AtFlags, CWD, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -20,7 +21,7 @@ use rustix::mount::{
 
 use super::Usage;
 use super::loops::Loop;
-use super::make::{BLOCK, first_guess, make_ext4};
+use super::make::{self, BLOCK, first_guess, make_ext4};
 use crate::mounts::is_mounted;
 use crate::{Result, VolumeError};
 
@@ -28,7 +29,10 @@ const SUFFIX: &str = ".disk";
 /// What was asked for last, on the file.
 const LIMIT: &str = "trusted.hoy.limit";
 /// Rounds until an ext4 has exactly the size: each one's own needs are less than the last one's.
+const FIRST_ROUNDS: usize = 4;
 const ROUNDS: u64 = 10;
+/// How long the kernel may take to let go of a device after its last mount.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// The file of a directory.
 pub(super) fn file_of(directory: &Path) -> PathBuf {
@@ -41,7 +45,7 @@ fn open(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(VolumeError::io("open", path.display()))
 }
@@ -74,20 +78,36 @@ fn make_file(
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
     let file = file.map_err(failed())?;
-    file.set_len(first_guess(bytes)).map_err(failed())?;
-    make_ext4(path, bytes)?;
+    let mut length = first_guess(bytes);
+    for _ in 0..FIRST_ROUNDS {
+        file.set_len(0).and_then(|()| file.set_len(length)).map_err(failed())?;
+        make_ext4(path, bytes)?;
+        let made = Superblock::read(&file).map_err(failed())?;
+        if made.overhead == 0 || made.blocks - made.overhead.min(made.blocks) >= blocks_of(bytes) {
+            break;
+        }
+        length = (blocks_of(bytes) + made.overhead) * BLOCK;
+    }
     let device = Loop::of(&file, path)?;
     let mount = mount(&device, path)?;
+    let root = root_of(&mount, path)?;
     let filled = || -> io::Result<()> {
         // Volumes begin empty.
-        rustix::fs::unlinkat(&mount, "lost+found", AtFlags::REMOVEDIR)?;
-        fill(mount.as_fd())
+        rustix::fs::unlinkat(&root, "lost+found", AtFlags::REMOVEDIR)?;
+        fill(root.as_fd())
     };
     filled().map_err(failed())?;
-    grow_to(&device, mount.as_fd(), &file, path, bytes)?;
-    rustix::fs::syncfs(&mount).map_err(VolumeError::errno("write", path.display()))?;
-    drop((mount, device));
+    rustix::fs::syncfs(&root).map_err(VolumeError::errno("write", path.display()))?;
+    note_limit(&file, path, bytes)?;
+    drop((root, mount, device));
     file.sync_all().map_err(failed())
+}
+
+/// The root directory of a detached mount, which is gone when this is.
+fn root_of(mount: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(mount, ".", flags, Mode::empty())
+        .map_err(VolumeError::errno("open the file system in", path.display()))
 }
 
 /// The file system of a device, detached: it is gone when the descriptor is closed.
@@ -115,59 +135,106 @@ pub(super) fn attach(directory: &Path) -> Result<()> {
         .map_err(VolumeError::errno("mount on", directory.display()))
 }
 
-pub(super) fn grow(directory: &Path, bytes: u64) -> Result<()> {
-    let path = file_of(directory);
-    let file = open(&path)?;
-    let device = Loop::of(&file, &path)?;
-    // The same file system as the one that may be mounted already.
-    let mount = mount(&device, &path)?;
-    grow_to(&device, mount.as_fd(), &file, &path, bytes)?;
-    rustix::fs::syncfs(&mount).map_err(VolumeError::errno("write", path.display()))?;
-    drop((mount, device));
-    file.sync_all().map_err(VolumeError::io("write", path.display()))
+/// What an ext4 says of itself.
+struct Superblock {
+    blocks: u64,
+    /// What of these is not for files; 0 where it does not say that.
+    overhead: u64,
 }
 
-/// Blocks of the whole file system, by its superblock.
-fn blocks(device: &File) -> io::Result<u64> {
-    const SUPERBLOCK: u64 = 1024;
-    let mut low = [0; 4];
-    let mut high = [0; 4];
-    device.read_exact_at(&mut low, SUPERBLOCK + 0x4)?;
-    device.read_exact_at(&mut high, SUPERBLOCK + 0x150)?;
-    Ok(u64::from(u32::from_le_bytes(low)) | (u64::from(u32::from_le_bytes(high)) << 32))
+impl Superblock {
+    fn read(file: &File) -> io::Result<Self> {
+        let mut bytes = [0; 1024];
+        file.read_exact_at(&mut bytes, 1024)?;
+        let number = |at: usize| {
+            let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            u64::from(bytes.map_or(0, u32::from_le_bytes))
+        };
+        Ok(Self { blocks: number(0x4) | (number(0x150) << 32), overhead: number(0x248) })
+    }
+}
+
+fn blocks_of(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK)
+}
+
+fn note_limit(file: &File, path: &Path, bytes: u64) -> Result<()> {
+    rustix::fs::fsetxattr(file, LIMIT, bytes.to_string().as_bytes(), XattrFlags::empty())
+        .map_err(VolumeError::errno("note the limit of", path.display()))
 }
 
 /// Grows until there is room for so many bytes of files. A daemon that is killed in between leaves
 /// a larger file with the file system as it was, or as it is to be.
-fn grow_to(
-    device: &Loop,
-    mount: BorrowedFd<'_>,
-    file: &File,
-    path: &Path,
-    bytes: u64,
-) -> Result<()> {
-    let failed = || VolumeError::io("grow", path.display());
-    let wanted = bytes.div_ceil(BLOCK);
+pub(super) fn grow(directory: &Path, bytes: u64) -> Result<()> {
+    let path = file_of(directory);
+    let file = open(&path)?;
+    let in_use = Loop::find(&file, &path)?.is_some();
     for round in 0..ROUNDS {
-        let stat =
-            rustix::fs::fstatfs(mount).map_err(VolumeError::errno("grow", path.display()))?;
-        let has = stat.f_blocks;
-        if has >= wanted {
-            let limit = bytes.to_string();
-            return rustix::fs::fsetxattr(file, LIMIT, limit.as_bytes(), XattrFlags::empty())
-                .map_err(VolumeError::errno("note the limit of", path.display()));
+        let device = Loop::of(&file, &path)?;
+        // The same file system as the one that may be mounted already.
+        let mount = mount(&device, &path)?;
+        let root = root_of(&mount, &path)?;
+        let Some(total) = next_size(&device, &root, &path, bytes, round)? else {
+            rustix::fs::syncfs(&root).map_err(VolumeError::errno("write", path.display()))?;
+            drop((root, mount, device));
+            note_limit(&file, &path, bytes)?;
+            return file.sync_all().map_err(VolumeError::io("write", path.display()));
+        };
+        match grow_mounted(&device, root.as_fd(), &file, total) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                drop((root, mount, device));
+                if in_use {
+                    return Err(VolumeError::Driver(format!(
+                        "grow {}: a limit grows in use only for a daemon with the capability \
+                         CAP_SYS_RESOURCE; without that it does once nobody uses it",
+                        directory.display()
+                    )));
+                }
+                until_let_go(&file, &path)?;
+                make::grow_ext4(&path, total)?;
+            }
+            grown => grown.map_err(VolumeError::io("grow", path.display()))?,
         }
-        // A last group that is too small for anything is not made: then a little more is.
-        let more = if round < 4 { 0 } else { 64 << (round - 4) };
-        let total = blocks(&device.device).map_err(failed())? + (wanted - has) + more;
-        let length = file.metadata().map_err(failed())?.len();
-        if length < total * BLOCK {
-            file.set_len(total * BLOCK).map_err(failed())?;
-        }
-        quota::resize_loop(device.device.as_fd()).map_err(failed())?;
-        quota::grow_ext4(mount, total).map_err(failed())?;
     }
     Err(VolumeError::Driver(format!("{} cannot grow to {bytes} bytes", path.display())))
+}
+
+/// How many blocks the file system has to have; none where it is large enough.
+fn next_size(
+    device: &Loop,
+    root: &OwnedFd,
+    path: &Path,
+    bytes: u64,
+    round: u64,
+) -> Result<Option<u64>> {
+    let stat = rustix::fs::fstatfs(root).map_err(VolumeError::errno("grow", path.display()))?;
+    let missing = blocks_of(bytes).saturating_sub(stat.f_blocks);
+    if missing == 0 {
+        return Ok(None);
+    }
+    // A last group that is too small for anything is not made: then a little more is.
+    let more = if round < 4 { 0 } else { 64 << (round - 4) };
+    let now = Superblock::read(&device.device).map_err(VolumeError::io("grow", path.display()))?;
+    Ok(Some(now.blocks + missing + more))
+}
+
+fn grow_mounted(device: &Loop, root: BorrowedFd<'_>, file: &File, blocks: u64) -> io::Result<()> {
+    if file.metadata()?.len() < blocks * BLOCK {
+        file.set_len(blocks * BLOCK)?;
+    }
+    quota::resize_loop(device.device.as_fd())?;
+    quota::grow_ext4(root, blocks)
+}
+
+fn until_let_go(file: &File, path: &Path) -> Result<()> {
+    let started = Instant::now();
+    while Loop::find(file, path)?.is_some() {
+        if started.elapsed() > LET_GO {
+            return Err(VolumeError::Conflict(format!("{} is still in use", path.display())));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 fn limit(file: &File, path: &Path) -> Result<u64> {

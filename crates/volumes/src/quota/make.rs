@@ -1,4 +1,4 @@
-//! An ext4 in a file, made by the program that people make theirs with.
+//! An ext4 in a file, made by the programs that people make theirs with.
 
 use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{Result, VolumeError};
 
-const PROGRAM: &str = "mkfs.ext4";
 /// Where programs of administrators are, in a service's PATH or not.
 const PLACES: &str = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin";
 /// It writes a few megabytes, even for terabytes.
@@ -48,45 +47,60 @@ fn journal(bytes: u64) -> u64 {
     }
 }
 
-fn program() -> Option<PathBuf> {
+fn find(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all = std::env::split_paths(&path).chain(std::env::split_paths(PLACES));
-    all.map(|place| place.join(PROGRAM)).find(|program| program.is_file())
+    all.map(|place| place.join(name)).find(|program| program.is_file()).ok_or_else(|| {
+        VolumeError::Driver(format!(
+            "to limit the size of a directory on this file system the program {name} is needed, \
+             which is in the package e2fsprogs"
+        ))
+    })
 }
 
-/// Makes it in a file of `first_guess(bytes)`. Nothing is written where zeros are.
+/// Makes it in a file that is as large as it is to be. Nothing is written where zeros are.
 pub(super) fn make_ext4(file: &Path, bytes: u64) -> Result<()> {
-    let Some(program) = program() else {
-        return Err(VolumeError::Driver(format!(
-            "to limit the size of a directory on this file system the program {PROGRAM} is \
-             needed, which is in the package e2fsprogs"
-        )));
-    };
-    let mut command = Command::new(program);
+    let mut command = Command::new(find("mkfs.ext4")?);
     command
         .args(["-q", "-F", "-m", "0", "-O", FEATURES, "-L", "hoy"])
         .args(["-b", &BLOCK.to_string(), "-I", &INODE.to_string()])
         .args(["-i", &BYTES_PER_INODE.to_string()])
         .args(["-J", &format!("size={}", journal(bytes) >> 20)])
         .args(["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"])
-        .arg(file)
+        .arg(file);
+    run("mkfs.ext4", &mut command, 0)
+}
+
+/// Grows one that nobody has mounted to so many of its blocks; the file is as large already.
+pub(super) fn grow_ext4(file: &Path, blocks: u64) -> Result<()> {
+    // Without this the other one refuses. 1: it has found something to put right.
+    run("e2fsck", Command::new(find("e2fsck")?).args(["-f", "-p"]).arg(file), 1)?;
+    let mut command = Command::new(find("resize2fs")?);
+    run("resize2fs", command.arg(file).arg(blocks.to_string()), 0)
+}
+
+/// What one of them does; `worst` is the greatest exit code of success.
+fn run(program: &str, command: &mut Command, worst: i32) -> Result<()> {
+    let failed = VolumeError::io("run", program);
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let failed = |error| VolumeError::io("make a file system in", file.display())(error);
-    let mut child = command.spawn().map_err(failed)?;
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let failed = || VolumeError::io("wait for", program);
     let ended = wait(&mut child);
     if !ended.as_ref().is_ok_and(|ended| *ended) {
         let _ = child.kill();
     }
-    let status = child.wait().map_err(failed)?;
-    if !ended.map_err(failed)? {
+    let status = child.wait().map_err(failed())?;
+    if !ended.map_err(failed())? {
         return Err(VolumeError::Driver(format!(
-            "{PROGRAM} has not ended within {} s",
+            "{program} has not ended within {} s",
             DEADLINE.as_secs()
         )));
     }
-    if status.success() {
+    if status.code().is_some_and(|code| code <= worst) {
         return Ok(());
     }
     let mut said = Vec::new();
@@ -99,7 +113,7 @@ pub(super) fn make_ext4(file: &Path, bytes: u64) -> Result<()> {
         None => format!("failed with {}", status.code().unwrap_or_default()),
     };
     let said = String::from_utf8_lossy(&said);
-    Err(VolumeError::Driver(format!("{PROGRAM} {how}: {}", said.trim())))
+    Err(VolumeError::Driver(format!("{program} {how}: {}", said.trim())))
 }
 
 /// Whether it has ended in time.
