@@ -264,8 +264,11 @@ fn ids_are_given_once(quotas: &Quotas, root: &Path) {
     let file = File::open(root).unwrap();
     let limit = || hoy_sys::quota::project(std::os::fd::AsFd::as_fd(&file), id).unwrap().limit;
     assert_eq!(limit(), 2 * MIB);
-    Quotas::open(root).settle(|_| false);
-    assert_eq!(limit(), 0);
+    // XFS lets go of inodes behind the answer.
+    eventually("the limit goes", || {
+        Quotas::open(root).settle(|_| false);
+        limit() == 0
+    });
     for directory in &directories[1..] {
         let Means::Project(id) = quotas.means(directory) else { panic!("no project") };
         let limit = hoy_sys::quota::project(std::os::fd::AsFd::as_fd(&file), id).unwrap().limit;
