@@ -118,6 +118,9 @@ pub(crate) async fn handle(
         (_, ["images", ..]) => images::route(engine, &mut conn, method, &parts, &query).await,
         (_, ["volumes", ..]) => volumes::route(engine, &mut conn, head, &parts, &query).await,
         (_, ["networks", ..]) => networks::route(engine, &mut conn, head, &parts, &query).await,
+        ("POST", ["hoy", kind @ ("containers" | "volumes"), name, "disk"]) => {
+            Some(grow(engine, &mut conn, kind, name, &query).await)
+        }
         _ => system::route(engine, &mut conn, method, &parts, &query).await,
     };
     let outcome = match outcome {
@@ -131,4 +134,14 @@ pub(crate) async fn handle(
         }),
     };
     Some((conn, outcome))
+}
+
+/// More room: `size` as with `--storage-opt` and `volume create -o`.
+async fn grow(engine: &Engine, conn: &mut Conn, kind: &str, name: &str, query: &Query) -> Outcome {
+    let size = query.text("size");
+    match kind {
+        "containers" => engine.container_grow(name, size).await?,
+        _ => engine.volume_grow(name, &size).await?,
+    }
+    conn.empty(204).await
 }

@@ -424,6 +424,7 @@ impl Inner {
             })
             .map_err(failed("read the image's configuration"))?;
         spec::check(&config, &host)?;
+        crate::room::limit(&host)?;
         let exposed = !config.exposed_ports.is_empty();
         spec::merge_config(&mut config, &image_config);
         spec::check(&config, &host)?;
@@ -572,21 +573,10 @@ impl Inner {
         Ok(name)
     }
 
-    fn make_directories(&self, record: &Record) -> Result<()> {
-        let directory = self.store.container_directory(record.key());
-        for name in ["", "upper", "work"] {
-            let path = directory.join(name);
-            std::fs::create_dir(&path).map_err(failed("make the container's directory"))?;
-        }
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(directory.join("upper"), mode)
-            .map_err(failed("make the container's directory"))
-    }
-
     /// Nothing of a container that was not created remains.
     fn abandon(&self, record: &Record) {
         self.registry.release(&record.name, &record.id);
         self.release_volumes(record.key(), &record.mounts, true);
-        let _ = self.store.discard(&self.store.container_directory(record.key()));
+        let _ = self.discard_container(record);
     }
 }

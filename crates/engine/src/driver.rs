@@ -83,6 +83,11 @@ pub(crate) enum Command {
         asked: Box<HostConfig>,
         done: Done<()>,
     },
+    /// More room for what it writes.
+    Grow {
+        size: String,
+        done: Done<()>,
+    },
     Connect {
         network: Arc<Document>,
         settings: Box<EndpointSettings>,
@@ -277,6 +282,10 @@ impl Driver {
                 let result = self.update(&asked).await;
                 let _ = done.send(result);
             }
+            Command::Grow { size, done } => {
+                let result = self.grow(size).await;
+                let _ = done.send(result);
+            }
             Command::Connect { network, settings, done } => {
                 let result = self.connect(&network, &settings).await;
                 let _ = done.send(result);
@@ -426,7 +435,7 @@ impl Driver {
 
     /// Where the container's volumes lie from now on.
     async fn attach_volumes(&self) -> Result<BTreeMap<String, PathBuf>> {
-        if self.record.volumes().next().is_none() {
+        if self.record.volumes().next().is_none() && !crate::room::is_limited(&self.record) {
             return Ok(BTreeMap::new());
         }
         let (inner, record) = (Arc::clone(&self.inner), self.record.clone());
@@ -434,7 +443,7 @@ impl Driver {
     }
 
     async fn detach_volumes(&self) {
-        if self.record.volumes().next().is_none() {
+        if self.record.volumes().next().is_none() && !crate::room::is_limited(&self.record) {
             return;
         }
         let (inner, record) = (Arc::clone(&self.inner), self.record.clone());
@@ -907,6 +916,29 @@ impl Driver {
             }
             return Err(error);
         }
+        self.publish();
+        self.event("update", &[]);
+        Ok(())
+    }
+
+    async fn grow(&mut self, size: String) -> Result<()> {
+        let phase = self.record.state.phase;
+        if phase == Phase::Removing {
+            return Err(Error::conflict(
+                "Container is marked for removal and cannot be \"update\".",
+            ));
+        }
+        if !phase.is_alive() {
+            // Nobody has it then.
+            self.wait_for_shim().await?;
+        }
+        let mut record = self.record.clone();
+        crate::room::grown(&mut record.host, size)?;
+        let host = record.host.clone();
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || inner.grow_layer(&record)).await.map_err(lost)??;
+        self.record.host = host;
+        self.inner.save(&self.record).await?;
         self.publish();
         self.event("update", &[]);
         Ok(())

@@ -143,6 +143,7 @@ impl Engine {
         let inner = Arc::clone(inner);
         let sweep = tokio::task::spawn_blocking(move || {
             inner.volumes.settle();
+            inner.settle_room();
             inner.sweep(&known);
         });
         sweep.await.map_err(lost)
@@ -331,10 +332,10 @@ impl Inner {
         let op = Op::Delete { kind: CONTAINER, key: record.key().to_owned() };
         self.write(vec![op], durability).await?;
         let inner = Arc::clone(self);
-        let id = record.id.clone();
+        let record = record.clone();
         let discarded = tokio::task::spawn_blocking(move || {
-            let _ = std::fs::remove_dir_all(inner.files_directory(&id));
-            inner.store.discard(&inner.store.container_directory(id.as_str()))
+            let _ = std::fs::remove_dir_all(inner.files_directory(&record.id));
+            inner.discard_container(&record)
         });
         discarded.await.map_err(lost)?.map_err(failed("remove the container's files"))
     }
@@ -413,7 +414,7 @@ impl Inner {
                     .map_err(failed(&format!("make the bind mount's source {source}")))?;
             }
         }
-        let directory = self.store.container_directory(record.key());
+        let directory = self.layer_directory(record);
         let facts = Facts {
             settings: &self.settings,
             layers: ticket.layers.clone(),

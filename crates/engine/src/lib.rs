@@ -28,6 +28,7 @@ mod plan;
 mod record;
 mod refuse;
 mod registry;
+mod room;
 mod sandbox;
 mod seccomp;
 mod selinux;

@@ -16,7 +16,6 @@ pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()>
             }),
             "a health check (--health-cmd)",
         ),
-        (!host.storage_opt.is_empty(), "--storage-opt"),
         (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
         (!matches!(host.ipc_mode.as_str(), "" | "private" | "host" | "none"), "this --ipc mode"),

@@ -82,6 +82,16 @@ impl Engine {
         told.or_else(|_| Ok(self.volume_shown(&volume)))
     }
 
+    /// Lets a volume with a limit hold more, also while containers run with it.
+    pub async fn volume_grow(&self, name: &str, size: &str) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        let (name, size) = (name.to_owned(), size.to_owned());
+        let grown = tokio::task::spawn_blocking(move || inner.volumes.grow(&name, &size));
+        let volume = grown.await.map_err(lost)?.map_err(volume_error)?;
+        self.inner.volume_event("update", &volume, &[]);
+        Ok(())
+    }
+
     /// Removes a volume that no container names.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
         let inner = Arc::clone(&self.inner);
@@ -261,8 +271,9 @@ impl Inner {
         }
     }
 
-    /// For a start: where each volume lies, by name.
+    /// For a start: where each volume lies, by name; and its own files are there.
     pub(crate) fn attach_volumes(&self, record: &Record) -> Result<BTreeMap<String, PathBuf>> {
+        self.attach_layer(record)?;
         let mut out = BTreeMap::new();
         for mount in &record.mounts {
             let MountKind::Volume { name, .. } = &mount.kind else { continue };
@@ -291,6 +302,7 @@ impl Inner {
                 tracing::warn!(volume = name, %error, "let go of a volume");
             }
         }
+        self.detach_layer(record);
     }
 
     pub(crate) fn volume_events(&self, action: &str, record: &Record) {

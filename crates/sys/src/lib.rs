@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod exec;
 pub mod mount;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod socket;
 pub mod userns;

@@ -202,7 +202,7 @@ impl Volumes {
             options: request.options.clone(),
             created: Timestamp::from_system(std::time::SystemTime::now()),
         };
-        self.remember(volume).inspect_err(|_| {
+        self.remember(volume, None).inspect_err(|_| {
             if made && let Err(error) = driver.remove(name) {
                 tracing::warn!(volume = name, %error, "take back a volume of a plugin");
             }

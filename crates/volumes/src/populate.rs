@@ -17,6 +17,8 @@ use crate::copy::{copy_attributes, copy_tree, is_empty};
 const INGEST: &str = "ingest";
 /// Complete and on the disk: to be put in place.
 const READY: &str = "ready";
+/// The data is being filled in its place.
+const MARK: &str = "filling";
 pub(crate) const DATA: &str = "_data";
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
@@ -56,6 +58,47 @@ pub(crate) fn populate_in_place(data: &Path, from: BorrowedFd<'_>) -> io::Result
     copy_tree(from, data.as_fd())?;
     rustix::fs::syncfs(&data)?;
     Ok(true)
+}
+
+/// The same in a directory with a limit, beside which nothing can be made: while the mark is there,
+/// what it holds is not whole.
+pub(crate) fn populate_marked(
+    volume: &Path,
+    data: &Path,
+    from: BorrowedFd<'_>,
+) -> io::Result<bool> {
+    let opened = open(data)?;
+    if !is_empty(opened.as_fd())? {
+        return Ok(false);
+    }
+    std::fs::File::create(volume.join(MARK))?.sync_all()?;
+    std::fs::File::open(volume)?.sync_all()?;
+    let copied = copy_tree(from, opened.as_fd()).and_then(|_| Ok(rustix::fs::syncfs(&opened)?));
+    if let Err(error) = copied {
+        undo_marked(volume, data)?;
+        return Err(error);
+    }
+    std::fs::remove_file(volume.join(MARK))?;
+    std::fs::File::open(volume)?.sync_all()?;
+    Ok(true)
+}
+
+/// Empties what was not filled to its end. Nobody has had it: its first container was not made.
+pub(crate) fn undo_marked(volume: &Path, data: &Path) -> io::Result<()> {
+    let mark = volume.join(MARK);
+    if !mark.exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(data)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    rustix::fs::syncfs(open(data)?)?;
+    std::fs::remove_file(mark)?;
+    std::fs::File::open(volume)?.sync_all()
 }
 
 /// Ends what a daemon before this one has begun.

@@ -14,11 +14,13 @@ use crate::mounts::{is_mounted, mount_on, unmount_from};
 use crate::options::LocalOptions;
 use crate::plugin::{Mounted, PluginSettings, Plugins};
 use crate::populate::{self, DATA};
+use crate::quota::{Quotas, Usage};
 use crate::turn::Turns;
 use crate::volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 use crate::{Result, VolumeError};
 
 const DOCUMENT: &str = "volume.json";
+const FRESH: &str = "volume.json.new";
 /// Mounts that may lie over each other on one directory.
 const STACKED: usize = 16;
 
@@ -35,6 +37,7 @@ pub enum Filled {
 pub struct Volumes {
     store: Store,
     root: PathBuf,
+    quotas: Arc<Quotas>,
     known: RwLock<BTreeMap<String, Arc<Volume>>>,
     state: Mutex<State>,
     pub(crate) turns: Arc<Turns>,
@@ -76,6 +79,7 @@ impl Volumes {
             }
         }
         Ok(Self {
+            quotas: Arc::new(Quotas::open(store.root())),
             store,
             root,
             known: RwLock::new(known),
@@ -104,6 +108,19 @@ impl Volumes {
             return self.mounted.place(&volume.name).unwrap_or_default();
         }
         self.directory(&volume.name).join(DATA)
+    }
+
+    /// What limits directories below the data root.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
+    }
+
+    /// How full a volume with a limit is.
+    pub fn usage(&self, volume: &Volume) -> Result<Option<Usage>> {
+        match size_of(volume)? {
+            Some(_) => self.quotas.usage(&self.mountpoint(volume)).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// All of them, by name.
@@ -178,7 +195,7 @@ impl Volumes {
             }
             other => other,
         };
-        LocalOptions::parse(&request.options).map_err(of_name)?;
+        let size = LocalOptions::parse(&request.options).map_err(of_name)?.size;
         let volume = Volume {
             name: request.name,
             driver: LOCAL.to_owned(),
@@ -186,12 +203,12 @@ impl Volumes {
             options: request.options,
             created: Timestamp::from_system(std::time::SystemTime::now()),
         };
-        self.remember(volume)
+        self.remember(volume, size)
     }
 
     /// From here on there is a volume.
-    pub(crate) fn remember(&self, volume: Volume) -> Result<Arc<Volume>> {
-        self.write_down(&volume)?;
+    pub(crate) fn remember(&self, volume: Volume, size: Option<u64>) -> Result<Arc<Volume>> {
+        self.write_down(&volume, size)?;
         let volume = Arc::new(volume);
         self.publish(|known| drop(known.insert(volume.name.clone(), Arc::clone(&volume))));
         Ok(volume)
@@ -208,28 +225,38 @@ impl Volumes {
     }
 
     /// Complete and on the disk before it has its name.
-    fn write_down(&self, volume: &Volume) -> Result<()> {
+    fn write_down(&self, volume: &Volume, size: Option<u64>) -> Result<()> {
         let target = self.directory(&volume.name);
         let fresh = self.store.fresh("ingest");
-        let made = || -> std::io::Result<()> {
-            let data = fresh.join(DATA);
-            std::fs::DirBuilder::new().mode(0o701).create(&fresh)?;
-            if volume.is_local() {
-                std::fs::create_dir(&data)?;
-                std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
-                std::fs::File::open(&data)?.sync_all()?;
-            }
-            let mut file = std::fs::File::create_new(fresh.join(DOCUMENT))?;
-            file.write_all(&serde_json::to_vec(volume)?)?;
-            file.sync_all()?;
-            std::fs::File::open(&fresh)?.sync_all()?;
+        let data = fresh.join(DATA);
+        let failed = || VolumeError::io("create the volume", &volume.name);
+        let mode = || std::fs::Permissions::from_mode(0o755);
+        let contents = || match size {
+            // A plugin's has its data elsewhere.
+            _ if !volume.is_local() => Ok(()),
+            Some(bytes) => self.quotas.limited(&data, bytes, |inside| {
+                Ok(rustix::fs::fchmod(inside, rustix::fs::Mode::from_raw_mode(mode().mode()))?)
+            }),
+            None => std::fs::create_dir(&data)
+                .and_then(|()| std::fs::set_permissions(&data, mode()))
+                .and_then(|()| std::fs::File::open(&data)?.sync_all())
+                .map_err(failed()),
+        };
+        let named = || -> std::io::Result<()> {
+            write_document(&fresh, volume)?;
             std::fs::rename(&fresh, &target)?;
             std::fs::File::open(&self.root)?.sync_all()
         };
-        made().map_err(|error| {
+        let directory = std::fs::DirBuilder::new().mode(0o701).create(&fresh).map_err(failed());
+        let made = directory.and_then(|()| contents());
+        let made = made.and_then(|()| named().map_err(failed()));
+        if made.is_err() {
+            if size.is_some() {
+                let _ = self.quotas.remove(&data);
+            }
             let _ = std::fs::remove_dir_all(&fresh);
-            VolumeError::io("create the volume", &volume.name)(error)
-        })
+        }
+        made
     }
 
     /// What an image has at the place where a container mounts an empty volume.
@@ -243,7 +270,14 @@ impl Volumes {
             });
             return Ok(if filled? { Filled::Now } else { Filled::Before });
         }
-        let filled = if LocalOptions::parse(&volume.options)?.mount.is_some() {
+        let options = LocalOptions::parse(&volume.options)?;
+        let filled = if options.size.is_some() {
+            // What is copied counts: it is made in there, and a mark says that it is not whole.
+            let data = self.mount(&volume)?;
+            let filled = populate::populate_marked(&self.directory(name), &data, from);
+            self.unmount_unused(&volume)?;
+            filled
+        } else if options.mount.is_some() {
             let data = self.mount(&volume)?;
             let filled = populate::populate_in_place(&data, from);
             self.unmount_unused(&volume)?;
@@ -282,10 +316,16 @@ impl Volumes {
 
     fn mount(&self, volume: &Volume) -> Result<PathBuf> {
         let data = self.mountpoint(volume);
-        if let Some(options) = LocalOptions::parse(&volume.options)?.mount
+        let options = LocalOptions::parse(&volume.options)?;
+        if let Some(options) = options.mount
             && !is_mounted(&data)
         {
             mount_on(&options, &data)?;
+        }
+        if options.size.is_some() {
+            self.quotas.attach(&data)?;
+            populate::undo_marked(&self.directory(&volume.name), &data)
+                .map_err(VolumeError::io("recover the volume", &volume.name))?;
         }
         Ok(data)
     }
@@ -345,6 +385,26 @@ impl Volumes {
         });
     }
 
+    /// Lets a volume with a limit hold more, also while containers run with it.
+    pub fn grow(&self, name: &str, size: &str) -> Result<Arc<Volume>> {
+        let _turn = self.turns.take(name)?;
+        let known = self.get(name)?;
+        if size_of(&known)?.is_none() {
+            return Err(VolumeError::Invalid(format!(
+                "volume {name} has no limit that could grow: it was made without the option size"
+            )));
+        }
+        let mut volume = Volume::clone(&known);
+        volume.options.insert("size".to_owned(), size.to_owned());
+        let bytes = size_of(&volume)?.unwrap_or_default();
+        self.quotas.grow(&self.mountpoint(&volume), bytes)?;
+        write_document(&self.directory(name), &volume)
+            .map_err(VolumeError::io("write down the volume", name))?;
+        let volume = Arc::new(volume);
+        self.publish(|known| drop(known.insert(name.to_owned(), Arc::clone(&volume))));
+        Ok(volume)
+    }
+
     /// Removes a volume that nobody names.
     pub fn remove(&self, name: &str) -> Result<Arc<Volume>> {
         self.take_away(name, false)
@@ -369,13 +429,34 @@ impl Volumes {
             )));
         }
         if volume.is_local() {
-            unmount_all(&self.mountpoint(&volume))?;
+            let data = self.mountpoint(&volume);
+            unmount_all(&data)?;
+            let leaving = self.quotas.leave(&data)?;
             self.forget(name)?;
+            leaving.gone();
         } else {
             self.remove_plugged(&volume, force)?;
         }
         Ok(volume)
     }
+}
+
+/// The bytes that a volume of ours may hold.
+fn size_of(volume: &Volume) -> Result<Option<u64>> {
+    if !volume.is_local() {
+        return Ok(None);
+    }
+    Ok(LocalOptions::parse(&volume.options)?.size)
+}
+
+/// The old one or the new one, whatever happens.
+fn write_document(directory: &Path, volume: &Volume) -> std::io::Result<()> {
+    let fresh = directory.join(FRESH);
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(&serde_json::to_vec(volume)?)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, directory.join(DOCUMENT))?;
+    std::fs::File::open(directory)?.sync_all()
 }
 
 fn unmount_all(data: &Path) -> Result<()> {
