@@ -220,7 +220,7 @@ fn answer_batch(
         let mut sent = 0;
         while sent < answers.count() {
             // What cannot be sent is lost, as datagrams may be: the client asks again.
-            sent += answers.send(socket.as_fd(), sent).unwrap_or(1).max(1);
+            sent += answers.send_joined(socket.as_fd(), sent).unwrap_or(1).max(1);
         }
         Ok(count == MANY)
     })
