@@ -616,6 +616,7 @@ fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_networ
         mtu: settings.mtu,
         forward: settings.ip_forward,
         open: networking.forward_no_drop,
+        direct: networking.direct_routing,
         host_ip4: match settings.ip {
             Some(IpAddr::V4(address)) => address,
             _ => std::net::Ipv4Addr::UNSPECIFIED,

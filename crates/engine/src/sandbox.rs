@@ -283,6 +283,23 @@ impl Inner {
             .collect()
     }
 
+    /// The networks that a container which runs is in, the predefined ones without endpoints
+    /// included.
+    pub fn documents_of_running(
+        &self,
+        mode: &NetworkMode,
+        endpoints: &[Endpoint],
+    ) -> Vec<Arc<Document>> {
+        let predefined = match mode {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+            NetworkMode::Networks | NetworkMode::Container(_) => {
+                return self.documents_of(endpoints);
+            }
+        };
+        self.networks.find(predefined).into_iter().collect()
+    }
+
     /// A container's endpoint as people are shown it.
     pub fn show_endpoint(&self, record: &Record, one: &Attachment) -> hoy_wire::EndpointSettings {
         let mut out = one.settings.clone();
