@@ -23,11 +23,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attachments::{self, Attachment};
 use crate::containers::cpus;
+use crate::directory::Document;
 use crate::engine::Inner;
 use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::limits;
-use crate::networks::{Document, network_error};
+use crate::networks::network_error;
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::View;
 use crate::sandbox::{Sandbox, namespace_of, set_up};

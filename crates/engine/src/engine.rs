@@ -18,13 +18,14 @@ use hoy_volumes::Volumes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::barriers::Barriers;
+use crate::directory::{Directory, Document, NETWORK};
 use crate::driver::{Driver, Found};
 use crate::error::{Error, Result, failed, lost};
 use crate::events::{Happening, Journal};
 use crate::exec::ExecState;
 use crate::files::{self, DnsOverrides};
 use crate::lsm::Lsm;
-use crate::networks::{Directory, Document, NETWORK};
+
 use crate::plan::{self, Facts};
 use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;

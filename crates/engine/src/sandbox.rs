@@ -15,9 +15,10 @@ use hoy_store::Op;
 use hoy_types::{ContainerId, Timestamp};
 
 use crate::attachments::{self, Attachment};
+use crate::directory::Document;
 use crate::engine::{Inner, META, host_resolv_conf, ports};
 use crate::error::{Error, Result, failed};
-use crate::networks::{Document, network_error};
+use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
 use crate::userns;
 

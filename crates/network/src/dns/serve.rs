@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use hoy_sys::datagrams::{MANY, Received, ToSend};
+use hoy_sys::batches::{MANY, Received, ToSend};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;

@@ -1,4 +1,5 @@
-//! Many datagrams with one system call, on IPv4 sockets.
+//! Many datagrams with one system call, on IPv4 sockets: where it is their number that counts.
+//! (One at a time, with all that the kernel says of it: `datagram`.)
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -240,7 +241,6 @@ fn cut(header: &mut libc::mmsghdr, control: &mut Control, length: u16) {
     header.msg_hdr.msg_control = control.as_mut_ptr().cast();
     // SAFETY: arithmetic only.
     header.msg_hdr.msg_controllen = unsafe { libc::CMSG_SPACE(SIZE) } as _;
-    debug_assert!(header.msg_hdr.msg_controllen as usize <= size_of::<Control>());
     // SAFETY: the buffer is aligned for a header and has room for one with its data (24 bytes of
     // 32), so that the first message is not null and all that is written is in it.
     unsafe {
