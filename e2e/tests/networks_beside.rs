@@ -68,7 +68,7 @@ fn on_the_hosts_wire() {
 /// Without a way out: containers among themselves, and nobody else.
 #[test]
 fn internal_beside() {
-    let host = Host::start();
+    let mut host = Host::start();
     host.neighbour.sh("ip addr add 10.78.0.2/24 dev wire0");
     host.docker(
         "network create -d macvlan --internal --ipv6 --subnet 10.78.0.0/24 --subnet fd78::/64 -o parent=wire0 lan",
@@ -81,6 +81,50 @@ fn internal_beside() {
     assert!(host.get("one", &host.address("two", "lan", 1)).starts_with("two"));
     assert_eq!(Host::curl(host.daemon.netns(), &host.address("two", "lan", 0)), "");
     assert_ne!(host.inside("one", "ping -c 1 -W 1 10.77.0.2").code, Some(0));
+    host.clear();
+
+    // Without a parent the network has one of its own, which leads nowhere; it comes again with the
+    // daemon, and goes with the network.
+    let id = host.docker("network create -d macvlan --subnet 10.79.0.0/24 alone");
+    let parent = format!("dm-{}", &id[..12]);
+    let there = |host: &Host| host.daemon.netns().sh("ip -o link").contains(&parent);
+    assert!(there(&host));
+    host.daemon.kill();
+    host.daemon.netns().sh(&format!("ip link del {parent}"));
+    host.daemon.launch();
+    assert!(there(&host));
+    host.site("one", "--network alone");
+    host.site("two", "--network alone");
+    assert!(host.get("one", "two").starts_with("two"));
+    assert!(!host.inside("one", "ip route").ok().contains("default"));
+    assert_ne!(host.inside("one", "ping -c 1 -W 1 10.77.0.2").code, Some(0));
+    host.clear();
+    assert!(!there(&host));
+
+    // Vepa leaves to the switch what is between containers, and ours turns nothing back.
+    host.docker(
+        "network create -d macvlan --subnet 10.78.0.0/24 -o parent=wire0 -o macvlan_mode=vepa lan",
+    );
+    host.site("one", "--network lan --ip 10.78.0.10");
+    host.site("two", "--network lan --ip 10.78.0.11");
+    for (name, place) in [("one", "10.78.0.10"), ("two", "10.78.0.11")] {
+        wait_until(place, || Host::curl(&host.neighbour, place).starts_with(name));
+    }
+    host.nothing("one", &["10.78.0.11"]);
+    host.clear();
+    // What passes through takes the whole of its parent, for one container.
+    host.docker("network create -d macvlan --subnet 10.78.0.0/24 -o parent=wire0 -o macvlan_mode=passthru lan");
+    host.docker("create --name one --network lan --ip 10.78.0.10 busybox sleep 1000");
+    // The kernel takes a moment to remove those that were there before.
+    wait_until("it has its parent for itself", || {
+        host.daemon.docker(&["start", "one"]).run().code == Some(0)
+    });
+    let own = host.inside("one", "cat /sys/class/net/eth0/address");
+    assert_eq!(own.ok(), host.daemon.netns().sh("cat /sys/class/net/wire0/address").trim());
+    wait_until("it is on the wire", || {
+        host.inside("one", "ping -c 1 -W 1 10.78.0.2").code == Some(0)
+    });
+    host.refused("run --network lan busybox true");
     host.end();
 }
 

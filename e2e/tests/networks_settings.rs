@@ -17,6 +17,7 @@ fn the_default_bridge() {
             "--bip6=fd91::1/64",
             "--fixed-cidr-v6=fd91::7:0/112",
             "--mtu=1380",
+            "--allow-direct-routing",
             "--host-gateway-ip=192.0.2.9",
             "--host-gateway-ip=2001:db8::9",
         ],
@@ -44,6 +45,14 @@ fn the_default_bridge() {
         assert!(answer.starts_with("web"), "{here}: {answer}");
         host.inside("web", &format!("ping -c 1 -W 2 {there}")).ok();
     }
+    // At its own address as well, as this daemon is told to let them; but only what is published.
+    host.site("hidden", "");
+    for family in [0, 1] {
+        let direct = Host::curl(&host.neighbour, &url(&host.address("web", "bridge", family)));
+        assert!(direct.starts_with("web"), "{direct}");
+        let hidden = Host::curl(&host.neighbour, &url(&host.address("hidden", "bridge", family)));
+        assert_eq!(hidden, "");
+    }
     host.idle("other", "");
     for address in [&v4, &v6] {
         assert!(host.get("other", address).starts_with("web"), "{address}");
@@ -59,7 +68,7 @@ fn the_default_bridge() {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    host.docker("rm -f web other");
+    host.docker("rm -f web other hidden");
     host.end();
 }
 
@@ -215,6 +224,55 @@ fn firewalls_of_others() {
     }
 }
 
+/// What each mode of a gateway lets through, in both families, from another host: by the host's
+/// port, to a published and to a hidden port of the container itself.
+#[test]
+fn gateway_modes() {
+    let host = Host::start();
+    let modes = [
+        ("nat", "", [true, false, false]),
+        ("nat-unprotected", "", [true, true, true]),
+        ("routed", "", [false, true, false]),
+        ("isolated", "--internal", [false; 3]),
+    ];
+    let (mut asked, mut expected) = (String::new(), Vec::new());
+    for (number, (mode, flags, answers)) in modes.into_iter().enumerate() {
+        let option = "-o com.docker.network.bridge.gateway_mode_ipv";
+        host.docker(&format!(
+            "network create {flags} --ipv6 --subnet 10.81.{number}.0/24 --subnet fd81:{number}::/64 \
+             {option}4={mode} {option}6={mode} {mode}"
+        ));
+        host.site(mode, &format!("--network {mode} -p 808{number}:80"));
+        host.inside(mode, "httpd -p 81 -h /www").ok();
+        for family in [0, 1] {
+            let (here, own) = (url(HERE[family]), host.address(mode, mode, family));
+            let place = url(&own);
+            let targets = [format!("{here}:808{number}"), place.clone(), format!("{place}:81")];
+            for (what, target) in targets.iter().enumerate() {
+                asked += &format!(
+                    "(curl -sgf --max-time 2 http://{target}/cgi-bin/who >/dev/null && \
+                     echo {mode} {family} {what}) & "
+                );
+            }
+            let yes = answers.iter().enumerate().filter(|(_, yes)| **yes);
+            expected.extend(yes.map(|(what, _)| format!("{mode} {family} {what}")));
+        }
+    }
+    expected.sort();
+    wait_until("each lets through what it should", || {
+        let answers = host.neighbour.sh(&format!("{asked} wait"));
+        let mut answers: Vec<&str> = answers.lines().collect();
+        answers.sort_unstable();
+        answers == expected
+    });
+    // The host has no address in an isolated network.
+    let says = host.daemon.netns().sh("ip -o addr");
+    assert!(
+        says.contains("10.81.0.1/24") && !says.contains("10.81.3.") && !says.contains("fd81:3")
+    );
+    host.end();
+}
+
 /// Events of networks, with Docker's attributes, found by their filters.
 #[test]
 fn events() {
@@ -231,6 +289,10 @@ fn events() {
     daemon.hoy(&["network", "disconnect", "own", "one"]).run().ok();
     daemon.hoy(&["network", "rm", "own"]).run().ok();
     daemon.hoy(&["network", "prune", "-f"]).run().ok();
+    for predefined in ["host", "none"] {
+        let network = format!("--network={predefined}");
+        daemon.hoy(&["run", "--rm", &network, "busybox", "true"]).run().ok();
+    }
     let format = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}} \
                   {{if .Actor.Attributes.container}}c{{end}}";
     // Docker's client rounds down to the second.
@@ -243,4 +305,7 @@ fn events() {
     assert!(past("network=own").starts_with(own), "{}", past("network=own"));
     let all = past("type=network");
     assert!(all.starts_with(own) && all.contains("prune"), "{all}");
+    let predefined = "connect host host c\ndisconnect host host c\nconnect none null c\n\
+                      disconnect none null c\n";
+    wait_until("those without interfaces tell, too", || past("type=network").ends_with(predefined));
 }

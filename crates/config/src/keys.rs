@@ -506,6 +506,17 @@ pub(crate) const KEYS: &[Key] = &[
         "Let strangers' packets be forwarded where forwarding was turned on by hoyd",
     ),
     key(
+        "allow-direct-routing",
+        "",
+        "allow-direct-routing",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.networking.direct_routing = boolean(t)?;
+            Ok(())
+        }),
+        "Let other hosts reach published ports at the containers' own addresses",
+    ),
+    key(
         "allow-through-firewall",
         "",
         "allow-through-firewall",
@@ -708,7 +719,6 @@ pub(crate) const KEYS: &[Key] = &[
     without_effect("max-concurrent-uploads", Kind::Number, "Used once images are pushed"),
     without_effect("max-download-attempts", Kind::Number, "Used once images are pulled"),
     without_effect("raw-logs", Kind::Bool, "The log is plain anyway"),
-    unavailable("allow-direct-routing", "allow-direct-routing", Kind::Bool),
     unavailable("api-cors-header", "api-cors-header", Kind::Text),
     unavailable("authorization-plugin", "authorization-plugins", Kind::List),
     unavailable("cdi-spec-dir", "cdi-spec-dirs", Kind::List),

@@ -510,6 +510,11 @@ mod tests {
             (&["--bip=10.1.0.1/16", "--fixed-cidr=10.2.0.0/24"], "is not within the subnet"),
             (&["--bip=10.1.0.1/24", "--fixed-cidr=10.1.0.0/16"], "is not within the subnet"),
             (&["--bip=10.1.0.1/16", "--default-gateway=10.2.0.1"], "is not within the subnet"),
+            (&["--default-gateway-v6=fd00::2"], "specify --bip6 or --fixed-cidr-v6"),
+            (
+                &["--fixed-cidr-v6=fd00::/64", "--default-gateway-v6=fd01::2"],
+                "is not within the subnet",
+            ),
             (&["--fixed-cidr=fd00::/64"], "want an IPv4 address"),
             (&["--fixed-cidr-v6=10.0.0.0/8"], "want an IPv6 address"),
             (&["--default-address-pool=base=10.0.0.0/8,size=4"], "invalid pool size 4"),

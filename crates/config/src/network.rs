@@ -88,6 +88,8 @@ pub struct Networking {
     pub forward_no_drop: bool,
     /// Forwarded packets pass other people's firewalls.
     pub allow_through_firewall: bool,
+    /// Published ports of containers are reached at the containers' own addresses, too.
+    pub direct_routing: bool,
 }
 
 impl Settings {
@@ -219,6 +221,14 @@ pub(crate) fn check(settings: &Settings) -> Result<(), String> {
                 ));
             }
         }
+    }
+    if let (Some(gateway), None, None) =
+        (networking.gateway6, networking.bip6, networking.fixed_cidr6)
+    {
+        return Err(format!(
+            "--default-gateway-v6={gateway} needs the subnet of the default bridge: specify \
+             --bip6 or --fixed-cidr-v6, too"
+        ));
     }
     let bip = settings.bip.as_deref().and_then(Subnet::parse);
     let families = [

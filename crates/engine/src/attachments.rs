@@ -8,8 +8,8 @@ use hoy_types::{Digest, ErrorKind, Timestamp};
 use hoy_wire as wire;
 use serde::{Deserialize, Serialize};
 
+use crate::directory::{Directory, Document};
 use crate::error::{Error, Result};
-use crate::networks::{Directory, Document};
 use crate::record::{NetworkMode, Record};
 
 /// A network that a container is in, or will be when it runs.

@@ -23,11 +23,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attachments::{self, Attachment};
 use crate::containers::cpus;
+use crate::directory::Document;
 use crate::engine::Inner;
 use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::limits;
-use crate::networks::{Document, network_error};
+use crate::networks::network_error;
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::View;
 use crate::sandbox::{Sandbox, namespace_of, set_up};
@@ -456,10 +457,11 @@ impl Driver {
     async fn release_network(&mut self) -> Vec<Arc<Document>> {
         let endpoints = std::mem::take(&mut self.record.network.endpoints);
         // One that has left its networks while it ran has noted that.
-        if endpoints.is_empty() && self.record.network.mode != NetworkMode::Networks {
-            return Vec::new();
+        let mode = &self.record.network.mode;
+        let documents = self.inner.documents_of_running(mode, &endpoints);
+        if endpoints.is_empty() && *mode != NetworkMode::Networks {
+            return documents;
         }
-        let documents = self.inner.documents_of(&endpoints);
         let inner = Arc::clone(&self.inner);
         let id = self.record.id.clone();
         let release = tokio::task::spawn_blocking(move || inner.give_back(&id, &endpoints));
@@ -792,7 +794,8 @@ impl Driver {
                 self.starts += 1;
                 self.publish();
                 self.save_later();
-                let networks = inner.documents_of(&self.record.network.endpoints);
+                let network = &self.record.network;
+                let networks = inner.documents_of_running(&network.mode, &network.endpoints);
                 self.network_events("connect", &networks);
                 if !networks.is_empty() {
                     inner.tell_barriers();

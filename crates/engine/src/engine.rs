@@ -18,13 +18,14 @@ use hoy_volumes::Volumes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::barriers::Barriers;
+use crate::directory::{Directory, Document, NETWORK};
 use crate::driver::{Driver, Found};
 use crate::error::{Error, Result, failed, lost};
 use crate::events::{Happening, Journal};
 use crate::exec::ExecState;
 use crate::files::{self, DnsOverrides};
 use crate::lsm::Lsm;
-use crate::networks::{Directory, Document, NETWORK};
+
 use crate::plan::{self, Facts};
 use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;
@@ -618,6 +619,7 @@ fn network_settings(settings: &Settings, id: &str, program: &Path) -> hoy_networ
         mtu: settings.mtu,
         forward: settings.ip_forward,
         open: networking.forward_no_drop,
+        direct: networking.direct_routing,
         host_ip4: match settings.ip {
             Some(IpAddr::V4(address)) => address,
             _ => std::net::Ipv4Addr::UNSPECIFIED,

@@ -7,7 +7,6 @@ use hoy_network::{Cidr, PoolRequest};
 use hoy_wire as wire;
 
 use crate::error::{Error, Result};
-use crate::networks::parsed;
 
 /// Checks the subnets of a network, with Docker's words for all that is wrong.
 pub(crate) fn check(configs: &[wire::IpamConfig], ipv6: bool) -> Result<()> {
@@ -118,6 +117,27 @@ pub(crate) fn pools(configs: &[wire::IpamConfig]) -> Result<Vec<PoolRequest>> {
         }
     }
     Ok(all)
+}
+
+/// What somebody wrote, parsed.
+pub(crate) fn parsed(config: &wire::IpamConfig) -> Option<PoolRequest> {
+    let cidr = |text: &str| -> Option<Option<Cidr>> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    };
+    let address = |text: &str| -> Option<Option<IpAddr>> {
+        if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    };
+    let set_aside = config
+        .auxiliary_addresses
+        .iter()
+        .map(|(name, text)| Some((name.clone(), text.parse().ok()?)))
+        .collect::<Option<_>>()?;
+    Some(PoolRequest {
+        subnet: cidr(&config.subnet)?,
+        range: cidr(&config.ip_range)?,
+        gateway: address(&config.gateway)?,
+        set_aside,
+    })
 }
 
 #[cfg(test)]

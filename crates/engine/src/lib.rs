@@ -10,6 +10,7 @@ mod barriers;
 mod containers;
 mod detach;
 mod devices;
+mod directory;
 mod driver;
 mod engine;
 mod error;

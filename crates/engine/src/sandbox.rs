@@ -15,9 +15,10 @@ use hoy_store::Op;
 use hoy_types::{ContainerId, Timestamp};
 
 use crate::attachments::{self, Attachment};
+use crate::directory::Document;
 use crate::engine::{Inner, META, host_resolv_conf, ports};
 use crate::error::{Error, Result, failed};
-use crate::networks::{Document, network_error};
+use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
 use crate::userns;
 
@@ -281,6 +282,23 @@ impl Inner {
             .filter(|endpoint| seen.insert(&endpoint.network))
             .filter_map(|endpoint| self.networks.by_id(&endpoint.network))
             .collect()
+    }
+
+    /// The networks that a container which runs is in, the predefined ones without endpoints
+    /// included.
+    pub fn documents_of_running(
+        &self,
+        mode: &NetworkMode,
+        endpoints: &[Endpoint],
+    ) -> Vec<Arc<Document>> {
+        let predefined = match mode {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+            NetworkMode::Networks | NetworkMode::Container(_) => {
+                return self.documents_of(endpoints);
+            }
+        };
+        self.networks.find(predefined).into_iter().collect()
     }
 
     /// A container's endpoint as people are shown it.

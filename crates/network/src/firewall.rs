@@ -171,8 +171,11 @@ const UNPROTECTED4: Set = set(17, "unprotected4", INTERFACE, Data::Nothing);
 const UNPROTECTED6: Set = set(18, "unprotected6", INTERFACE, Data::Nothing);
 const ROUTED4: Set = set(19, "routed4", INTERFACE, Data::Nothing);
 const ROUTED6: Set = set(20, "routed6", INTERFACE, Data::Nothing);
+/// Published ports of containers that other hosts reach directly, too, where people want that.
+const DIRECT4: Set = set(21, "direct4", SERVICE4, Data::Nothing);
+const DIRECT6: Set = set(22, "direct6", SERVICE6, Data::Nothing);
 
-const SETS: [Set; 20] = [
+const SETS: [Set; 22] = [
     PORTS4,
     PORTS6,
     ANY4,
@@ -193,6 +196,8 @@ const SETS: [Set; 20] = [
     UNPROTECTED6,
     ROUTED4,
     ROUTED6,
+    DIRECT4,
+    DIRECT6,
 ];
 
 /// Between containers of a network that wants them apart.
@@ -279,14 +284,14 @@ fn publication_rules() -> Vec<Vec<E>> {
 /// nothing more needs to be asked; connections that were allowed; what may enter a bridge.
 fn forward_rules() -> Vec<Vec<E>> {
     let known = || E::State(STATE_ESTABLISHED | STATE_RELATED);
-    let open4 = E::In {
+    let service4 = |set| E::In {
         load: &[Load::Destination4, Load::Protocol, Load::DestinationPort],
-        set: OPEN4,
+        set,
         is: true,
     };
-    let open6 = E::In {
+    let service6 = |set| E::In {
         load: &[Load::Destination6, Load::Protocol, Load::DestinationPort],
-        set: OPEN6,
+        set,
         is: true,
     };
     // Not from our other networks.
@@ -300,8 +305,10 @@ fn forward_rules() -> Vec<Vec<E>> {
         vec![known(), E::Accept],
         vec![E::Status(STATUS_DNAT), E::Accept],
         vec![between(TRUSTED), E::Accept],
-        vec![E::Ipv4, open4, E::Accept],
-        vec![E::Ipv6, open6, E::Accept],
+        vec![E::Ipv4, service4(OPEN4), E::Accept],
+        vec![E::Ipv6, service6(OPEN6), E::Accept],
+        vec![E::Ipv4, service4(DIRECT4), stranger(), E::Accept],
+        vec![E::Ipv6, service6(DIRECT6), stranger(), E::Accept],
         vec![E::Ipv4, to(ROUTED4), E::Protocol(ICMP), E::Accept],
         vec![E::Ipv6, to(ROUTED6), E::Protocol(ICMPV6), E::Accept],
         vec![E::Ipv4, to(UNPROTECTED4), stranger(), E::Accept],
@@ -449,8 +456,20 @@ fn key(publication: &Publication) -> Key {
     (protocol(publication.protocol), publication.host_ip, publication.host_port)
 }
 
+/// What lets other hosts reach a published port at the container's own address.
+fn direct(publication: &Publication) -> Option<(Set, Element)> {
+    let Publication { target, .. } = publication;
+    if !matches!(publication.mode, GatewayMode::Nat | GatewayMode::NatUnprotected) {
+        return None;
+    }
+    let set = if target.is_ipv6() { DIRECT6 } else { DIRECT4 };
+    let number = Value::Protocol(protocol(publication.protocol));
+    let key = nft::bytes(&[Value::Address(target.ip()), number, Value::Port(target.port())]);
+    Some((set, Element { key, given: Given::Nothing }))
+}
+
 /// The one element of a publication. Elements of `OPEN4`, `OPEN6` and `KEPT` can be those of
-/// several publications.
+/// several publications, and so can those of `direct`.
 fn element(publication: &Publication) -> Option<(Set, Element)> {
     let Publication { host_ip, host_port, target, .. } = publication;
     let number = Value::Protocol(protocol(publication.protocol));
@@ -507,6 +526,8 @@ pub struct Firewall {
     publications: HashMap<Key, Publication>,
     /// How many publications stand behind an element that can have several.
     shared: HashMap<(u32, Vec<u8>), usize>,
+    /// Published ports are reached directly, too.
+    direct: bool,
     /// Once there was something to install.
     installed: Option<Installed>,
     /// Whether to ask for a table of our own.
@@ -533,6 +554,7 @@ impl Firewall {
             bridges: BTreeMap::new(),
             publications: HashMap::new(),
             shared: HashMap::new(),
+            direct: false,
             installed: None,
             own: true,
         })
@@ -549,6 +571,22 @@ impl Firewall {
             fresh.nft = kept;
         }
         Ok(fresh)
+    }
+
+    /// Whether other hosts reach published ports at the containers' own addresses, too.
+    #[must_use]
+    pub fn with_direct_routing(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// The elements of a publication.
+    fn elements_of(
+        &self,
+        publication: &Publication,
+    ) -> impl Iterator<Item = (Set, Element)> + use<> {
+        let direct = self.direct.then(|| direct(publication)).flatten();
+        element(publication).into_iter().chain(direct)
     }
 
     /// The socket that the table belongs to, to be kept open by another process.
@@ -682,36 +720,38 @@ impl Firewall {
         Ok(Flows(flows))
     }
 
-    /// A publication's element, if it is the first that needs it.
+    /// A publication's elements, as far as it is the first that needs them.
     fn hold(&mut self, publication: &Publication, added: &mut Elements) {
-        let Some((set, element)) = element(publication) else { return };
-        if set.data == Data::Nothing {
-            let count = self.shared.entry((set.id, element.key.clone())).or_default();
-            *count += 1;
-            if *count > 1 {
-                return;
+        for (set, element) in self.elements_of(publication) {
+            if set.data == Data::Nothing {
+                let count = self.shared.entry((set.id, element.key.clone())).or_default();
+                *count += 1;
+                if *count > 1 {
+                    continue;
+                }
             }
+            let slot = added.0.entry(set.id).or_default();
+            slot.0.push(element);
+            slot.1 = Some(set);
         }
-        let slot = added.0.entry(set.id).or_default();
-        slot.0.push(element);
-        slot.1 = Some(set);
     }
 
-    /// A publication's element, if nobody else needs it.
+    /// A publication's elements, as far as nobody else needs them.
     fn release(&mut self, publication: &Publication, removed: &mut Elements) {
-        let Some((set, element)) = element(publication) else { return };
-        if set.data == Data::Nothing {
-            let shared = (set.id, element.key.clone());
-            let count = self.shared.entry(shared.clone()).or_default();
-            *count = count.saturating_sub(1);
-            if *count > 0 {
-                return;
+        for (set, element) in self.elements_of(publication) {
+            if set.data == Data::Nothing {
+                let shared = (set.id, element.key.clone());
+                let count = self.shared.entry(shared.clone()).or_default();
+                *count = count.saturating_sub(1);
+                if *count > 0 {
+                    continue;
+                }
+                self.shared.remove(&shared);
             }
-            self.shared.remove(&shared);
+            let slot = removed.0.entry(set.id).or_default();
+            slot.0.push(element);
+            slot.1 = Some(set);
         }
-        let slot = removed.0.entry(set.id).or_default();
-        slot.0.push(element);
-        slot.1 = Some(set);
     }
 
     /// Counts anew who needs what; the elements of all publications.

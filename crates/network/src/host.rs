@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use hoy_netlink::Socket;
+use hoy_netlink::route::Address;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
@@ -88,9 +89,16 @@ pub(crate) fn bridge_plan(spec: &NetworkSpec, options: &BridgeOptions, mtu: u32)
     }
 }
 
-/// Makes the bridge, or what is missing of it; its number.
-pub(crate) fn make_bridge(route: &mut Socket, plan: &BridgePlan) -> Result<u32, NetworkError> {
-    let found = match route.link(&plan.name)? {
+/// Makes the bridge, or what is missing of it; its number. `known`: the host's addresses, where
+/// somebody has just looked; with many networks there are many.
+pub(crate) fn make_bridge(
+    route: &mut Socket,
+    plan: &BridgePlan,
+    known: Option<&[Address]>,
+) -> Result<u32, NetworkError> {
+    let found = route.link(&plan.name)?;
+    let fresh = found.is_none();
+    let found = match found {
         Some(link) => link,
         None => {
             // So that it asks nobody for an address of its own before it is told.
@@ -111,8 +119,13 @@ pub(crate) fn make_bridge(route: &mut Socket, plan: &BridgePlan) -> Result<u32, 
     if plan.loopback {
         write(&conf("ipv4", "route_localnet"), "1");
     }
-    let there: Vec<Cidr> = route
-        .addresses()?
+    let all = match known {
+        Some(known) => known.to_vec(),
+        // It has none, or only the one that the kernel gave it.
+        None if fresh => Vec::new(),
+        None => route.addresses()?,
+    };
+    let there: Vec<Cidr> = all
         .into_iter()
         .filter(|address| address.index == found.index)
         .filter_map(|found| Cidr::new(found.address, found.prefix))

@@ -52,6 +52,8 @@ pub struct Settings {
     pub forward: bool,
     /// Strangers' packets are forwarded, too, where it was us who turned it on.
     pub open: bool,
+    /// Published ports are reached at the containers' own addresses, too.
+    pub direct: bool,
     /// Where ports are published that name no host address; unspecified: everywhere.
     pub host_ip4: Ipv4Addr,
     pub host_ip6: Ipv6Addr,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hoy_netlink::route::Address;
 use hoy_netlink::{Socket, SocketKind};
 use hoy_types::PortBinding;
 
@@ -19,7 +20,9 @@ use crate::host::{self, Forwarding};
 use crate::inside::{self, LinkPlan};
 use crate::ports::{BoundPort, Families, Ports, Wanted};
 use crate::sandbox::{Endpoint, EndpointSpec, SandboxSpec, decide_way_out, next_name};
-use crate::spec::{BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec};
+use crate::spec::{
+    BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec, SpecError,
+};
 use crate::watch::Watcher;
 use crate::{NetworkError, Settings};
 
@@ -100,7 +103,7 @@ impl Net {
             let mode = if v4 { options.mode4 } else { options.mode6 };
             mode == GatewayMode::Isolated || (v4 && options.inhibit4)
         };
-        if self.spec.internal {
+        if self.spec.internal || matches!(&self.kind, Kind::Link(options) if options.own) {
             return None;
         }
         if let (Kind::Bridge(_), Some(other)) = (&self.kind, self.spec.other_gateway(v4)) {
@@ -163,7 +166,8 @@ impl Networks {
             firewall: match kept {
                 Some(kept) => Firewall::open_kept(kept)?,
                 None => Firewall::open()?,
-            },
+            }
+            .with_direct_routing(settings.direct),
             ports: match &settings.keeper {
                 Some(keeper) => Ports::open(keeper.clone()),
                 None => Ports::without_keeper(),
@@ -244,7 +248,10 @@ impl Networks {
         let facts = state.facts(&self.settings, &request)?;
         let spec = NetworkSpec::decide(request, &facts)?;
         let net = Net::new(spec.clone())?;
-        if let Kind::Link(options) = &net.kind {
+        // What people name is there, or the network cannot be.
+        if let Kind::Link(options) = &net.kind
+            && !options.own
+        {
             state.parent(options)?;
         }
         state.nets.insert(spec.id.clone(), net);
@@ -266,7 +273,7 @@ impl Networks {
         }
         let (bridge, adopted) = match &net.kind {
             Kind::Bridge(options) => (Some(options.interface(id)), net.spec.adopted),
-            Kind::Link(_) => (None, true),
+            Kind::Link(options) => (None, !options.own),
         };
         let link = net.link;
         if let Some(bridge) = &bridge {
@@ -409,8 +416,11 @@ impl Networks {
         state.firewall.remove()?;
         state.ports.end();
         for net in state.nets.values_mut() {
-            let bridge = matches!(net.kind, Kind::Bridge(_)) && !net.spec.adopted;
-            if let (Some(index), true) = (net.link.take(), bridge) {
+            let ours = match &net.kind {
+                Kind::Bridge(_) => !net.spec.adopted,
+                Kind::Link(options) => options.own,
+            };
+            if let (Some(index), true) = (net.link.take(), ours) {
                 state.route.delete_link(index)?;
             }
         }
@@ -484,6 +494,8 @@ impl State {
         facts.links.clear();
         match NetworkSpec::decide(request, &facts) {
             Ok(spec) => Ok(Some(spec)),
+            // What somebody wants of it cannot be.
+            Err(error @ SpecError::Gateway(_)) => Err(error.into()),
             Err(error) => {
                 // The others can be used all the same.
                 tracing::error!(%error, "the default bridge cannot be");
@@ -537,9 +549,13 @@ impl State {
         let mut ids: Vec<String> = self.nets.keys().cloned().collect();
         ids.sort();
         let mut rules = Vec::new();
+        let addresses = self.route.addresses()?;
         for id in &ids {
             let lazy = settings.default.as_ref().is_some_and(|default| default.id == *id);
-            let made = if lazy { self.find(id) } else { self.make(settings, id).map(drop) };
+            let made = match lazy {
+                true => self.find(id),
+                false => self.make(settings, id, Some(&addresses)).map(drop),
+            };
             if let Err(error) = made {
                 tracing::error!(network = id, %error, "a network that cannot be made");
                 continue;
@@ -582,7 +598,12 @@ impl State {
     }
 
     /// The bridge with its addresses, or the parent.
-    fn make(&mut self, settings: &Settings, id: &str) -> Result<u32, NetworkError> {
+    fn make(
+        &mut self,
+        settings: &Settings,
+        id: &str,
+        known: Option<&[Address]>,
+    ) -> Result<u32, NetworkError> {
         let missing = || NetworkError::NoNetwork(id.to_owned());
         let net = self.nets.get(id).ok_or_else(missing)?;
         let index = match &net.kind {
@@ -593,7 +614,7 @@ impl State {
             Kind::Bridge(options) => {
                 let mtu = options.mtu.unwrap_or(settings.mtu);
                 let plan = host::bridge_plan(&net.spec, options, mtu);
-                let index = host::make_bridge(&mut self.route, &plan)?;
+                let index = host::make_bridge(&mut self.route, &plan, known)?;
                 if !net.spec.internal && settings.forward {
                     self.forwarding.turn_on(net.spec.ipv4, net.spec.ipv6);
                 }
@@ -607,7 +628,7 @@ impl State {
     }
 
     fn bring_up(&mut self, settings: &Settings, id: &str) -> Result<u32, NetworkError> {
-        let index = self.make(settings, id)?;
+        let index = self.make(settings, id, None)?;
         if let Some(net) = self.nets.get(id)
             && let Kind::Bridge(options) = &net.kind
         {
@@ -618,10 +639,16 @@ impl State {
         Ok(index)
     }
 
-    /// The parent of interfaces beside the host's, made where it is a virtual network's.
+    /// The parent of interfaces beside the host's, made where it is a virtual network's or this
+    /// network's own.
     fn parent(&mut self, options: &LinkOptions) -> Result<u32, NetworkError> {
         if let Some(link) = self.route.link(&options.parent)? {
             return Ok(link.index);
+        }
+        if options.own {
+            self.route.create_dummy(&options.parent)?;
+            let made = self.route.link(&options.parent)?.map(|link| link.index);
+            return made.ok_or_else(|| NetworkError::NoParent(options.parent.clone()));
         }
         let Some((parent, number)) = options.vlan() else {
             return Err(NetworkError::NoParent(options.parent.clone()));

@@ -126,11 +126,6 @@ pub enum SpecError {
     SameBridge { interface: String, network: String },
     #[error("network {network} is already using parent interface {interface}")]
     SameParent { interface: String, network: String },
-    #[error(
-        "the {0} driver needs a parent interface (-o parent=eth0): without one Docker makes a \
-         dummy interface, which hoy does not"
-    )]
-    NoParent(&'static str),
 }
 
 impl NetworkSpec {
@@ -228,7 +223,14 @@ impl NetworkSpec {
     }
 
     pub fn link_options(&self) -> Result<LinkOptions, SpecError> {
-        LinkOptions::parse(self.driver, &self.options)
+        let mut options = LinkOptions::parse(self.driver, &self.options)?;
+        if options.parent.is_empty() {
+            // Docker's name for it.
+            let kind = if self.driver == Driver::Macvlan { "dm" } else { "di" };
+            let id = self.id.get(..12).unwrap_or(&self.id);
+            (options.parent, options.own) = (format!("{kind}-{id}"), true);
+        }
+        Ok(options)
     }
 }
 
@@ -492,9 +494,12 @@ pub struct LinkOptions {
     pub mode: LinkMode,
     pub mtu: Option<u32>,
     pub prefix: String,
+    /// The parent is made for this network alone, and leads nowhere.
+    pub own: bool,
 }
 
 impl LinkOptions {
+    /// What people say; whoever names no parent gets one of his own.
     pub fn parse(driver: Driver, options: &BTreeMap<String, String>) -> Result<Self, SpecError> {
         let macvlan = driver == Driver::Macvlan;
         let mut out = Self {
@@ -502,6 +507,7 @@ impl LinkOptions {
             mode: LinkMode::Macvlan(MacvlanMode::Bridge),
             mtu: None,
             prefix: "eth".into(),
+            own: false,
         };
         let (mut mode, mut flag) = (IpvlanMode::L2, IpvlanFlag::Bridge);
         for (name, value) in options {
@@ -541,9 +547,6 @@ impl LinkOptions {
         }
         if !macvlan {
             out.mode = LinkMode::Ipvlan(mode, flag);
-        }
-        if out.parent.is_empty() {
-            return Err(SpecError::NoParent(driver.name()));
         }
         Ok(out)
     }
@@ -616,7 +619,6 @@ mod tests {
         assert_eq!(decide(request(two.clone()), &facts(&[])), SpecError::ManySubnets);
         let mut macvlan = request(two);
         macvlan.driver = Driver::Macvlan;
-        assert_eq!(decide(macvlan.clone(), &facts(&[])), SpecError::NoParent("macvlan"));
         macvlan.options.insert("parent".into(), "eth1".into());
         assert_eq!(NetworkSpec::decide(macvlan, &facts(&[])).unwrap().pools.len(), 2);
         for (name, value) in [
@@ -629,6 +631,23 @@ mod tests {
             let mut bad = request(vec![]);
             bad.options.insert(name.into(), value.into());
             assert!(NetworkSpec::decide(bad, &facts(&[])).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_parent_of_its_own() {
+        for (driver, name) in
+            [(Driver::Macvlan, "dm-0123456789ab"), (Driver::Ipvlan, "di-0123456789ab")]
+        {
+            let mut alone = request(vec![]);
+            alone.driver = driver;
+            let spec = NetworkSpec::decide(alone.clone(), &facts(&[])).unwrap();
+            assert_eq!((spec.interface().as_str(), spec.adopted), (name, false));
+            assert!(spec.link_options().unwrap().own);
+            alone.options.insert("parent".into(), "eth1".into());
+            let spec = NetworkSpec::decide(alone, &facts(&[])).unwrap();
+            assert_eq!(spec.interface(), "eth1");
+            assert!(!spec.link_options().unwrap().own);
         }
     }
 

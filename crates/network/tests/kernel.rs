@@ -33,6 +33,7 @@ fn settings() -> Settings {
         mtu: 1500,
         forward: true,
         open: false,
+        direct: false,
         host_ip4: Ipv4Addr::UNSPECIFIED,
         host_ip6: Ipv6Addr::UNSPECIFIED,
         proxied: false,

@@ -4,9 +4,9 @@
 //! checked before the kernel is asked.
 
 pub mod apart;
+pub mod batches;
 pub mod bpf;
 pub mod datagram;
-pub mod datagrams;
 pub mod exec;
 pub mod mount;
 pub mod process;

@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use hoy_sys::datagrams::{MANY, Received, ToSend};
+use hoy_sys::batches::{MANY, Received, ToSend};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -220,7 +220,7 @@ fn answer_batch(
         let mut sent = 0;
         while sent < answers.count() {
             // What cannot be sent is lost, as datagrams may be: the client asks again.
-            sent += answers.send(socket.as_fd(), sent).unwrap_or(1).max(1);
+            sent += answers.send_joined(socket.as_fd(), sent).unwrap_or(1).max(1);
         }
         Ok(count == MANY)
     })

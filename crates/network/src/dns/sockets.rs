@@ -79,6 +79,7 @@ fn chains(udp: u16, tcp: u16) -> [Chain; 2] {
             E::Protocol(protocol),
             E::DestinationPort(PORT),
             E::SetDestinationPort(port),
+            E::Accept,
         ]
     };
     let back = |protocol, port| {
@@ -87,6 +88,7 @@ fn chains(udp: u16, tcp: u16) -> [Chain; 2] {
             E::Protocol(protocol),
             E::SourcePort(port),
             E::SetSourcePort(PORT),
+            E::Accept,
         ]
     };
     let chain = |name, hook, rules| {
