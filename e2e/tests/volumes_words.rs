@@ -57,7 +57,8 @@ fn volume_commands() {
         create --mount type=bind,src=/a,dst=/b,tmpfs-size=1m x
         create -v vol:/z -v /anonymous x
         create -v /a: x
-        create --storage-opt size x",
+        create --storage-opt size x
+        inspect -s --type volume v",
     );
     same(&recorder, &["volume", "rm", ""]);
     same(&recorder, &["volume", "inspect", ""]);
