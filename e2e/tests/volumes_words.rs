@@ -57,7 +57,8 @@ fn volume_commands() {
         create --mount type=bind,src=/a,dst=/b,tmpfs-size=1m x
         create -v vol:/z -v /anonymous x
         create -v /a: x
-        create --storage-opt size x",
+        create --storage-opt size x
+        inspect -s --type volume v",
     );
     same(&recorder, &["volume", "rm", ""]);
     same(&recorder, &["volume", "inspect", ""]);
@@ -244,6 +245,8 @@ fn words_of_our_own() {
     assert_eq!(output.ok(), "v10\n");
     let (output, _) = hoy(&recorder, "__complete run -v v2");
     assert_eq!(output.ok(), "v2:\n");
+    let (output, _) = hoy(&recorder, "__complete inspect v");
+    assert_eq!(output.ok(), "v10\nv2\nv3\n");
     let (output, _) = hoy(&recorder, "__complete volume prune --dr");
     assert_eq!(output.ok(), "--dry-run\n");
 }

@@ -122,6 +122,10 @@ fn value(flag: Flag) -> Vec<String> {
 }
 
 fn argument(command: Command, given: &[&str]) -> Vec<String> {
+    if command.canonical == "inspect" {
+        let kinds = [Names::Containers, Names::Images, Names::Networks, Names::Volumes];
+        return kinds.into_iter().flat_map(commands::names).collect();
+    }
     let of = match (command.canonical, given) {
         ("network create" | "network ls" | "network prune", _) => return Vec::new(),
         ("network connect", [_, ..]) => Names::Containers,

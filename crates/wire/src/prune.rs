@@ -7,6 +7,10 @@ use hoy_types::Timestamp;
 /// The query parameter with which a prune only tells, and the filter that must stand beside it.
 pub const DRY_RUN: &str = "hoy-dry-run";
 
+/// Beside it: tell what would go once the containers that the same filters mean are gone, as with a
+/// prune of the whole system. An engine that does so adds `"AfterContainers": true` to its answer.
+pub const AFTER_CONTAINERS: &str = "hoy-after-containers";
+
 type Labels = BTreeMap<String, String>;
 
 /// `until`, `label` and `label!`.

@@ -105,7 +105,12 @@ fn find(app: &App<'_>, name: &str, kinds: &[Kind]) -> Result<std::result::Result
         let verbose = *kind == Kind::Network && app.flags.switch("verbose");
         let request = request.given("verbose", if verbose { "true" } else { "" });
         match request.fetch() {
-            Ok(document) => return Ok(Ok(document)),
+            Ok(document) => {
+                if *kind != Kind::Container && app.flags.switch("size") {
+                    say(&format!("WARNING: --size ignored for {}", kind.name()));
+                }
+                return Ok(Ok(document));
+            }
             Err(ClientError::Api(error)) if kinds.len() > 1 && error.status == 404 => {}
             Err(error @ ClientError::Api(_)) => return Ok(Err(error.to_string())),
             Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, Read as _};
 
 use hoy_client::{ClientError, Request};
-use hoy_wire::DRY_RUN;
+use hoy_wire::{AFTER_CONTAINERS, DRY_RUN};
 use serde_json::Value;
 
 use super::{App, filters};
@@ -178,7 +178,7 @@ fn request<'a>(app: &'a App<'_>, what: What, list: &[String], whole: bool) -> Re
         let after = dry && whole && what != What::Containers;
         return request
             .given("filters", &list)
-            .switch("hoy-after-containers", after)
+            .switch(AFTER_CONTAINERS, after)
             .switch(DRY_RUN, dry);
     }
     let size = |name: &str| match flags.bytes(name) {
