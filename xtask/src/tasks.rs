@@ -58,10 +58,13 @@ pub fn check() -> Result<()> {
 
 pub fn test(args: &[String]) -> Result<()> {
     packages(TEST_PACKAGES)?;
+    let images = make_images()?;
     let directory = programs::target_directory().join("programs");
     let weakened = programs::target_directory().join("weakened-programs");
     programs::build_weakened_into(&weakened)?;
     programs::build_into(&directory, Effort::Quick)?;
+    // What it could not make is told by the test that needs it.
+    let _ = images.join();
     let mut test = as_built("test");
     // Documentation has no tests of its own: looking for them takes a while.
     test.args(["--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
@@ -69,6 +72,16 @@ pub fn test(args: &[String]) -> Result<()> {
         .env("HOY_PROGRAMS", &directory)
         .env("HOY_WEAK_PROGRAMS", &weakened);
     run(&mut test)
+}
+
+/// Installing packages into root file systems waits for the network and for one processor: it is
+/// begun before everything is compiled.
+fn make_images() -> Result<std::thread::JoinHandle<Result<()>>> {
+    let mut build = as_built("build");
+    build.args(["--package", "hoy-testkit", "--example", "images"]);
+    run(&mut build)?;
+    let program = programs::target_directory().join(programs::GNU).join("debug/examples/images");
+    Ok(std::thread::spawn(move || run(&mut Command::new(program))))
 }
 
 pub fn guest(args: &[String]) -> Result<u8> {
