@@ -13,10 +13,15 @@ pub struct Disk {
 
 impl Disk {
     pub fn mount(daemon: &Daemon, megabytes: u64) -> Self {
+        Self::mount_made(daemon, megabytes, &[])
+    }
+
+    /// With more arguments for `mkfs.ext4`.
+    pub fn mount_made(daemon: &Daemon, megabytes: u64, how: &[&str]) -> Self {
         let (image, at) = (daemon.path("disk"), daemon.path("data"));
         std::fs::create_dir(&at).unwrap();
         std::fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
-        Run::new("mkfs.ext4").args(["-q", "-F"]).args([&image]).run().ok();
+        Run::new("mkfs.ext4").args(["-q", "-F"]).args(how).args([&image]).run().ok();
         let disk = Self { image, at };
         disk.attach();
         disk

@@ -2,7 +2,7 @@
 
 use hoy_e2e::disk::Disk;
 use hoy_e2e::{field, give_busybox, import};
-use hoy_testkit::{Daemon, alpine_rootfs, wait_until};
+use hoy_testkit::{Daemon, Run, alpine_rootfs, wait_until};
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {
@@ -134,4 +134,84 @@ fn volumes_survive_a_power_cut() {
     }
     daemon.terminate();
     disk.detach();
+}
+
+/// Nothing is half made at any write, what there is can be looked at and removed, and a daemon
+/// begins; whether bytes or files are all taken.
+#[test]
+fn nothing_is_half_made_on_a_full_disk() {
+    for files in [false, true] {
+        let mut daemon = Daemon::prepare(&[]);
+        let how: &[&str] = if files { &["-N", "700"] } else { &[] };
+        let disk = Disk::mount_made(&daemon, 48, how);
+        daemon.launch();
+        give_busybox(&daemon);
+        let ticks = "while :; do echo tick; sleep 0.05; done";
+        daemon.hoy(&["run", "-d", "--name", "on", "busybox", "sh", "-c", ticks]).run().ok();
+        for number in 0..4 {
+            let name = format!("c{number}");
+            daemon.docker(&["create", "--name", &name, "-v", "/v", "busybox"]).run().ok();
+        }
+        daemon.docker(&["volume", "create", "unused"]).run().ok();
+        let filler = daemon.path("data/filler");
+        let fill = if files {
+            "mkdir $0; i=0; while : 2>/dev/null > $0/$i; do i=$((i+1)); done"
+        } else {
+            "dd if=/dev/zero of=$0 bs=64k; dd if=/dev/zero of=$0.rest bs=1k"
+        };
+        Run::new("bash").args(["-c", fill]).args([&filler]).run();
+        let image = hoy_testkit::busybox_rootfs().display().to_string();
+        let mut failed = 0;
+        for round in 0..40 {
+            let name = format!("new{round}");
+            let volume = format!("{name}:/bin");
+            for line in [
+                &["create", "--name", &name, "-v", &volume, "busybox"][..],
+                &["volume", "create", &name],
+                &["import", &image, &name],
+            ] {
+                let output = daemon.docker(line).run();
+                if output.code != Some(0) {
+                    assert!(
+                        output.stderr.contains("full") || output.stderr.contains("No space"),
+                        "{output:?}"
+                    );
+                    failed += 1;
+                }
+            }
+            // Until the last bytes are gone.
+            if failed > 2 {
+                break;
+            }
+        }
+        assert!(failed > 2);
+        let check = |daemon: &Daemon| daemon.curl(&["-X", "POST", "http://d/hoy/check?repair=0"]);
+        assert!(check(&daemon).ok().contains("\"Findings\":[]"), "{:?}", check(&daemon));
+        let left: Vec<_> = daemon.path("data/ingest").read_dir().unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        wait_until("it is told", || {
+            daemon.docker(&["info"]).run().stderr.contains("disk of the data root is nearly full")
+        });
+        daemon.docker(&["ps", "-as"]).run().ok();
+        daemon.docker(&["logs", "--tail", "1", "on"]).run().ok();
+        daemon.docker(&["system", "df", "-v"]).run().ok();
+        daemon.docker(&["rm", "-v", "c0"]).run().ok();
+        assert_eq!(field(&daemon, "on", "{{.State.Running}}"), "true");
+        // Also a daemon that begins on it.
+        daemon.kill();
+        Run::new("bash").args(["-c", fill]).args([&filler]).run();
+        daemon.launch();
+        daemon.docker(&["rm", "-v", "c1"]).run().ok();
+        daemon.docker(&["rm", "-f", "on"]).run().ok();
+        daemon.docker(&["volume", "rm", "unused"]).run().ok();
+        let pruned = daemon.docker(&["system", "prune", "-f", "-a", "--volumes"]).run();
+        assert!(pruned.ok().contains("Deleted Containers"), "{pruned:?}");
+        daemon.docker(&["volume", "prune", "-fa"]).run().ok();
+        assert_eq!(daemon.docker(&["ps", "-aq"]).run().ok(), "");
+        assert_eq!(daemon.docker(&["volume", "ls", "-q"]).run().ok(), "");
+        assert_eq!(daemon.docker(&["images", "-q"]).run().ok(), "");
+        assert!(check(&daemon).ok().contains("\"Findings\":[]"), "{:?}", check(&daemon));
+        assert_eq!(daemon.terminate(), Some(0));
+        disk.detach();
+    }
 }

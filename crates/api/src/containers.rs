@@ -26,14 +26,7 @@ pub(crate) async fn route(
     Some(match (head.method.as_str(), parts) {
         ("GET", ["containers", "json"]) => list(engine, conn, query).await,
         ("POST", ["containers", "create"]) => create(engine, conn, head, query).await,
-        ("POST", ["containers", "prune"]) => prune(engine, conn, query).await,
-        ("GET", ["containers", id, "json"]) => match engine.inspect(id, query.flag("size")) {
-            Ok(mut found) => {
-                networks::antiquate(&mut found, route::version(head));
-                conn.json_answer(200, &found).await
-            }
-            Err(error) => Err(error.into()),
-        },
+        ("GET", ["containers", id, "json"]) => inspect(engine, conn, head, id, query).await,
         ("GET", ["containers", id, "top"]) => {
             match engine.top(id, query.get("ps_args").unwrap_or("-ef")).await {
                 Ok(found) => conn.json_answer(200, &found).await,
@@ -65,6 +58,22 @@ pub(crate) async fn route(
         },
         _ => return None,
     })
+}
+
+async fn inspect(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    id: &str,
+    query: &Query,
+) -> Outcome {
+    let size = query.flag("size");
+    if size {
+        engine.count_containers(Some(id)).await?;
+    }
+    let mut found = engine.inspect(id, size)?;
+    networks::antiquate(&mut found, route::version(head));
+    conn.json_answer(200, &found).await
 }
 
 fn size(query: &Query) -> Result<(u16, u16), ApiError> {
@@ -132,6 +141,9 @@ async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
         size: query.flag("size"),
         filters: query.filters()?,
     };
+    if options.size {
+        engine.count_containers(None).await?;
+    }
     let found = engine.list(&options)?;
     conn.json_answer(200, &found).await
 }
@@ -146,15 +158,6 @@ async fn create(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) ->
     let mut created = engine.create(name, platform, request).await?;
     created.warnings.get_or_insert_default().extend(warning.map(str::to_owned));
     conn.json_answer(201, &created).await
-}
-
-async fn prune(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
-    let removed = engine.prune(&query.filters()?).await?;
-    let report = wire::ContainerPruneReport {
-        containers_deleted: (!removed.is_empty()).then_some(removed),
-        space_reclaimed: 0,
-    };
-    conn.json_answer(200, &report).await
 }
 
 /// Seconds with a fraction, or RFC 3339.

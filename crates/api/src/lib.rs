@@ -6,6 +6,7 @@
 
 mod conn;
 mod containers;
+mod disk;
 mod http;
 mod images;
 mod listen;

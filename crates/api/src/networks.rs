@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use hoy_engine::Engine;
-use hoy_types::Timestamp;
 use hoy_wire as wire;
 use serde::de::DeserializeOwned;
 
@@ -30,7 +29,6 @@ pub(crate) async fn route(
     Some(match (head.method.as_str(), parts) {
         ("GET", ["networks"] | ["networks", ""]) => list(engine, conn, query).await,
         ("POST", ["networks", "create"]) => create(engine, conn, head).await,
-        ("POST", ["networks", "prune"]) => prune(engine, conn, query).await,
         ("GET", ["networks", name]) => inspect(engine, conn, name, query).await,
         ("DELETE", ["networks", name]) => match engine.network_remove(name).await {
             Ok(()) => conn.empty(204).await,
@@ -118,15 +116,6 @@ async fn disconnect(engine: &Engine, conn: &mut Conn, head: &Head, name: &str) -
     let request: wire::NetworkDisconnectRequest = body(conn, head).await?;
     engine.network_disconnect(name, request).await?;
     conn.empty(200).await
-}
-
-async fn prune(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
-    let filters = filters(query)?;
-    let now = Timestamp::from_system(std::time::SystemTime::now());
-    let said = filters.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
-    let filter = wire::PruneFilter::parse(said, now).map_err(ApiError::bad)?;
-    let report = engine.network_prune(&filter).await?;
-    conn.json_answer(200, &report).await
 }
 
 const MAC_WARNING: &str = "The container-wide MacAddress field is now deprecated. It should be \

@@ -5,7 +5,7 @@ use hoy_engine::Engine;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::{self, Query};
-use crate::{ApiError, Outcome, containers, images, networks, system, volumes};
+use crate::{ApiError, Outcome, containers, disk, images, networks, system, volumes};
 
 /// The parts of a path behind the version, decoded.
 fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
@@ -61,7 +61,6 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
         ["commit"] => "commit",
         ["auth"] => "login",
         ["session" | "grpc"] => return None,
-        ["system", "df"] => "system df",
         ["distribution", ..] => "the registry client",
         ["containers", _, "stats"] => "stats",
         ["containers", _, "export"] => "export",
@@ -70,7 +69,6 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
         ["containers", _, "update"] => "update",
         ["containers", _, "attach", "ws"] => "attach by WebSocket",
         ["images", "search"] => "search",
-        ["images", "prune"] => "image prune",
         ["images", .., "push"] => "push",
         _ => return None,
     })
@@ -112,6 +110,9 @@ pub(crate) async fn handle(
         _ => {}
     }
     let outcome = match (method, parts.as_slice()) {
+        (_, [.., "prune"] | ["system", "df"] | ["hoy", "check"]) => {
+            disk::route(engine, &mut conn, head, &parts, &query).await
+        }
         (_, ["containers", ..] | ["exec", ..]) => {
             containers::route(engine, &mut conn, head, &parts, &query).await
         }

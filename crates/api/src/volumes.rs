@@ -1,16 +1,12 @@
 //! /volumes.
 
 use hoy_engine::{Engine, VolumeRequest};
-use hoy_types::Timestamp;
 use hoy_wire as wire;
 
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
 use crate::{ApiError, Outcome, route};
-
-/// The first version whose prune spares volumes that have a name.
-const SPARES_NAMED: (u32, u32) = (1, 42);
 
 pub(crate) async fn route(
     engine: &Engine,
@@ -22,7 +18,6 @@ pub(crate) async fn route(
     Some(match (head.method.as_str(), parts) {
         ("GET", ["volumes"] | ["volumes", ""]) => list(engine, conn, query).await,
         ("POST", ["volumes", "create"]) => create(engine, conn, head).await,
-        ("POST", ["volumes", "prune"]) => prune(engine, conn, head, query).await,
         ("GET", ["volumes", name]) => match engine.volume(name).await {
             Ok(found) => conn.json_answer(200, &found).await,
             Err(error) => Err(error.into()),
@@ -71,32 +66,6 @@ async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
     let warnings = (!warnings.is_empty()).then_some(warnings);
     let answer = wire::VolumeList { volumes: Some(shown), warnings };
     conn.json_answer(200, &answer).await
-}
-
-async fn prune(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
-    let mut filters = query.filters()?;
-    let mut all = route::version(head) < SPARES_NAMED;
-    let mut bad = None;
-    filters.retain(|(name, values)| {
-        if name == "all" {
-            match values.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                ["1" | "true"] => all = true,
-                ["0" | "false"] => all = false,
-                _ => bad = Some(format!("invalid filter 'all=[{}]'", values.join(" "))),
-            }
-        } else if name == "until" {
-            bad = Some("invalid filter 'until'".to_owned());
-        }
-        name != "all"
-    });
-    if let Some(bad) = bad {
-        return Err(ApiError::bad(bad));
-    }
-    let now = Timestamp::from_system(std::time::SystemTime::now());
-    let said = filters.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
-    let filter = wire::PruneFilter::parse(said, now).map_err(ApiError::bad)?;
-    let report = engine.volume_prune(all, &filter).await?;
-    conn.json_answer(200, &report).await
 }
 
 /// Docker's filters of a list: any value of a name, but all labels.

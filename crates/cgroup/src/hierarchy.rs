@@ -1,7 +1,7 @@
 //! The hierarchies of this machine, read from mountinfo.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -100,6 +100,11 @@ impl Hierarchies {
 }
 
 impl Hierarchy {
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether the mount can be seen: another may lie over it.
     fn is_there(&self) -> bool {
         let magic = if self.unified { 0x6367_7270 } else { 0x0027_e0eb };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hoy_images::RootfsTicket;
 use hoy_types::{Digest, Signal, generate_name, validate_name};
 use hoy_wire as wire;
 use tokio::sync::{oneshot, watch};
@@ -117,7 +118,9 @@ impl Engine {
         }
         let inner = Arc::clone(&self.inner);
         let record = tokio::task::spawn_blocking(move || inner.prepare_record(name, request));
-        let (record, warnings) = record.await.map_err(lost)??;
+        // The ticket keeps the image's layers until everybody knows the container.
+        let (record, mut warnings, _ticket) = record.await.map_err(lost)??;
+        warnings.extend(self.inner.pressure.warning());
         if let Err(error) = self.inner.save(&record).await {
             self.inner.abandon(&record);
             return Err(error);
@@ -276,15 +279,14 @@ impl Engine {
         let handle = self.find(id)?;
         let mut out = show::inspect(&self.inner, &handle.record());
         if size {
-            out.size_rw = Some(0);
-            out.size_root_fs = Some(self.image_size(&handle.record().image));
+            let (written, all) = self.container_size(handle.id.as_str(), &handle.record().image);
+            (out.size_rw, out.size_root_fs) = (Some(written), Some(all));
         }
         Ok(out)
     }
 
     pub(crate) fn image_size(&self, id: &Digest) -> i64 {
-        let image = self.inner.images.resolve(&id.to_string());
-        image.map(|image| image.size() as i64).unwrap_or(0)
+        self.inner.images.get(*id).map_or(0, |image| image.size() as i64)
     }
 
     pub fn list(&self, options: &ListOptions) -> Result<Vec<wire::ContainerSummary>> {
@@ -298,29 +300,15 @@ impl Engine {
             let record = handle.record();
             let image = self.inner.images.names(record.image);
             if (all || record.state.phase.is_alive()) && filter.admits(&record, &image, &networks) {
-                out.push(show::summary(&self.inner, &record));
+                let mut shown = show::summary(&self.inner, &record);
+                if options.size {
+                    (shown.size_rw, shown.size_root_fs) =
+                        self.container_size(handle.id.as_str(), &record.image);
+                }
+                out.push(shown);
             }
             if options.limit > 0 && out.len() == options.limit {
                 break;
-            }
-        }
-        Ok(out)
-    }
-
-    /// Removes every container that is not alive; their ids.
-    pub async fn prune(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<String>> {
-        let filter = show::Filter::new(filters, |text| self.find(text).map(|h| h.record()))?;
-        let networks = self.inner.networks.names();
-        let mut out = Vec::new();
-        for handle in self.inner.registry.all() {
-            let record = handle.record();
-            let names = self.inner.images.names(record.image);
-            let ended = matches!(record.state.phase, Phase::Created | Phase::Exited);
-            if ended
-                && filter.admits(&record, &names, &networks)
-                && self.remove(handle.id.as_str(), false, false).await.is_ok()
-            {
-                out.push(handle.id.to_string());
             }
         }
         Ok(out)
@@ -407,7 +395,7 @@ impl Inner {
         &self,
         name: Option<String>,
         request: wire::CreateRequest,
-    ) -> Result<(Record, Vec<String>)> {
+    ) -> Result<(Record, Vec<String>, RootfsTicket)> {
         let (mut config, mut host, networking) = request.split();
         if let Some(name) = &name {
             validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
@@ -417,6 +405,8 @@ impl Inner {
             return Err(Error::invalid("no image specified"));
         }
         let image = self.image_for(&config.image)?;
+        let layers = image.layers.iter().map(|layer| layer.key.clone()).collect();
+        let ticket = self.images.layers(layers).map_err(failed("open the image"))?;
         let image_config: wire::ImageConfig =
             serde_json::from_value(match &image.document.config {
                 serde_json::Value::Null => serde_json::json!({}),
@@ -500,7 +490,7 @@ impl Inner {
             name,
             created: now(),
             image: image.id,
-            layers: image.layers.iter().map(|layer| layer.key.clone()).collect(),
+            layers: ticket.keys.clone(),
             config,
             host,
             command,
@@ -518,7 +508,7 @@ impl Inner {
                 return Err(error);
             }
         }
-        Ok((record, warnings))
+        Ok((record, warnings, ticket))
     }
 
     /// What this kernel can limit; looked at once.

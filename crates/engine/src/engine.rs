@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::barriers::Barriers;
 use crate::directory::{Directory, Document, NETWORK};
+use crate::disk::{Pressure, Sizes};
 use crate::driver::{Driver, Found};
 use crate::error::{Error, Result, failed, lost};
 use crate::events::{Happening, Journal};
@@ -27,6 +28,7 @@ use crate::files::{self, DnsOverrides};
 use crate::lsm::Lsm;
 
 use crate::plan::{self, Facts};
+use crate::prune::Prunes;
 use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;
 use crate::sandbox::noted_endpoints;
@@ -75,6 +77,9 @@ pub(crate) struct Inner {
     pub dns: Dns,
     pub registry: Registry,
     pub journal: Journal,
+    pub sizes: Sizes,
+    pub pressure: Pressure,
+    pub prunes: Prunes,
     pub shim: ShimProgram,
     pub init: PathBuf,
     pub lsm: Lsm,
@@ -105,6 +110,7 @@ impl Engine {
         let engine = Self { inner };
         engine.adopt(records).await?;
         tokio::spawn(engine.clone().remove_ended(queue));
+        engine.watch_the_disk();
         Ok(engine)
     }
 
@@ -248,6 +254,9 @@ impl Inner {
             dns,
             registry: Registry::default(),
             journal: Journal::default(),
+            sizes: Sizes::default(),
+            pressure: Pressure::default(),
+            prunes: Prunes::default(),
             shim,
             init: parts.init,
             lsm,

@@ -1,6 +1,6 @@
 //! Use cases of images.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result, lost};
 /// Pieces of a download that may wait to be unpacked.
 const FETCHED_AHEAD: usize = 8;
 
-fn image_error(error: ImageError) -> Error {
+pub(crate) fn image_error(error: ImageError) -> Error {
     Error::new(error.kind(), error.to_string()).with_source(error)
 }
 
@@ -67,8 +67,20 @@ fn created(image: &ImageRecord) -> i64 {
     text.parse::<Timestamp>().map_or(0, |time| time.seconds())
 }
 
-fn config(image: &ImageRecord) -> wire::ImageConfig {
+pub(crate) fn config(image: &ImageRecord) -> wire::ImageConfig {
     serde_json::from_value(image.document.config.clone()).unwrap_or_default()
+}
+
+pub(crate) fn removed_items(removed: Vec<Removed>) -> Vec<wire::ImageDeleteItem> {
+    let shown = |removed| match removed {
+        Removed::Untagged(name) => {
+            wire::ImageDeleteItem { untagged: name, ..wire::ImageDeleteItem::default() }
+        }
+        Removed::Deleted(id) => {
+            wire::ImageDeleteItem { deleted: id, ..wire::ImageDeleteItem::default() }
+        }
+    };
+    removed.into_iter().map(shown).collect()
 }
 
 impl Engine {
@@ -240,26 +252,11 @@ impl Engine {
                 })
                 .collect()
             };
-            let keys = || engine.used_layers();
+            let keys = || engine.inner.used_layers();
             engine.inner.images.remove(&text, force, users, keys)
         });
         let removed = removed.await.map_err(lost)?.map_err(image_error)?;
-        Ok(removed
-            .into_iter()
-            .map(|removed| match removed {
-                Removed::Untagged(name) => {
-                    wire::ImageDeleteItem { untagged: name, ..wire::ImageDeleteItem::default() }
-                }
-                Removed::Deleted(id) => {
-                    wire::ImageDeleteItem { deleted: id, ..wire::ImageDeleteItem::default() }
-                }
-            })
-            .collect())
-    }
-
-    fn used_layers(&self) -> HashSet<String> {
-        let all = self.inner.registry.all().into_iter();
-        all.flat_map(|handle| handle.record().used_layers()).collect()
+        Ok(removed_items(removed))
     }
 
     /// What `load` says of each image.

@@ -1,4 +1,4 @@
-//! Use cases of networks: create, list, inspect, connect, disconnect, remove, prune.
+//! Use cases of networks: create, list, inspect, connect, disconnect, remove.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Engine {
         self.drop_network(&document).await
     }
 
-    async fn drop_network(&self, document: &Arc<Document>) -> Result<()> {
+    pub(crate) async fn drop_network(&self, document: &Arc<Document>) -> Result<()> {
         let (inner, doomed) = (Arc::clone(&self.inner), Arc::clone(document));
         let removed = tokio::task::spawn_blocking(move || {
             // The bridge first: what is written down is made again at the next start.
@@ -120,32 +120,6 @@ impl Engine {
         self.inner.networks.remove(&document.id, &document.name);
         self.inner.network_event("destroy", document, None);
         Ok(())
-    }
-
-    /// Removes what no container is in, or will be when it starts.
-    pub async fn network_prune(
-        &self,
-        filter: &wire::PruneFilter,
-    ) -> Result<wire::NetworkPruneResponse> {
-        let used = self.inner.networks_in_use();
-        let mut gone = Vec::new();
-        for document in self.inner.networks.all() {
-            if document.is_predefined() || used.contains(&document.id) {
-                continue;
-            }
-            let meant = filter.admits(Some(&document.labels), document.created);
-            // One that somebody has taken meanwhile stays.
-            if meant && self.drop_network(&document).await.is_ok() {
-                gone.push(document.name.clone());
-            }
-        }
-        self.inner.event(
-            "network",
-            "prune",
-            "",
-            BTreeMap::from([("reclaimed".into(), "0".into())]),
-        );
-        Ok(wire::NetworkPruneResponse { networks_deleted: Some(gone) })
     }
 
     pub async fn network_connect(
@@ -362,7 +336,7 @@ impl Inner {
     }
 
     /// Networks that some container is in, or will be when it starts.
-    fn networks_in_use(&self) -> BTreeSet<String> {
+    pub(crate) fn networks_in_use(&self) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
         for handle in self.registry.all() {
             let record = handle.record();

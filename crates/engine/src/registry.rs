@@ -98,6 +98,13 @@ impl Registry {
         self.release(name, id);
     }
 
+    /// Whether a container has this id, or is about to.
+    pub fn knows(&self, id: &str) -> bool {
+        self.read(|tables| {
+            tables.by_id.keys().chain(tables.names.values()).any(|known| known.as_str() == id)
+        })
+    }
+
     /// By id, name, or the beginning of an id, in this order.
     pub fn find(&self, text: &str) -> Result<Handle> {
         let name = text.strip_prefix('/').unwrap_or(text);

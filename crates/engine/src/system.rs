@@ -73,6 +73,7 @@ impl Engine {
         let barriers = inner.barriers_in_the_way();
         warnings.extend(barriers.into_iter().map(|line| format!("WARNING: {line}")));
         warnings.extend(inner.lsm.warnings.iter().cloned());
+        warnings.extend(inner.pressure.warning().map(|line| format!("WARNING: {line}")));
         let mut security = Vec::new();
         security.extend(inner.lsm.apparmor().then(|| "name=apparmor".to_owned()));
         security.push(format!("name=seccomp,profile={profile}"));

@@ -109,28 +109,6 @@ impl Engine {
             Err(error) => Err(volume_error(error)),
         }
     }
-
-    /// Removes volumes that nobody names: those without a name of their own, or `all`.
-    pub async fn volume_prune(
-        &self,
-        all: bool,
-        filter: &wire::PruneFilter,
-    ) -> Result<wire::VolumePruneReport> {
-        let mut deleted = Vec::new();
-        for volume in self.inner.volumes.list() {
-            // What a plugin has is not this machine's disk, as with Docker.
-            let meant = volume.is_local()
-                && (all || volume.is_anonymous())
-                && filter.admits(Some(&volume.labels), volume.created)
-                && self.volume_unused(&volume.name);
-            if meant && self.volume_remove(&volume.name, false).await.is_ok() {
-                deleted.push(volume.name.clone());
-            }
-        }
-        let attributes = BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]);
-        self.inner.event("volume", "prune", "", attributes);
-        Ok(wire::VolumePruneReport { volumes_deleted: Some(deleted), space_reclaimed: 0 })
-    }
 }
 
 impl Inner {

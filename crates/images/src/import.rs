@@ -80,7 +80,7 @@ impl Images {
             media_type,
             size,
         });
-        let id = self.store.put_blob(config)?;
+        let (id, _lease) = self.store.put_blob(config)?;
         let layers = layers.into_iter().collect();
         self.record(crate::ImageRecord { id, layers, document, tagged: now() }, names)?;
         Ok(id)

@@ -11,6 +11,7 @@ mod fetch;
 mod fixup;
 mod import;
 mod load;
+mod prune;
 mod sparse;
 mod unpack;
 pub mod worker;
@@ -173,6 +174,11 @@ impl Images {
     /// The names of an image.
     pub fn names(&self, id: Digest) -> Vec<Reference> {
         self.read(|index| names_of(index, id))
+    }
+
+    /// By its whole id.
+    pub fn get(&self, id: Digest) -> Option<Arc<ImageRecord>> {
+        self.read(|index| index.images.get(&id).cloned())
     }
 
     /// By name, id, or the beginning of an id.
@@ -353,9 +359,14 @@ impl Images {
 
     /// Removes what no image and no container needs.
     pub fn collect(&self, used_keys: &HashSet<String>) -> Result<u64> {
+        Ok(self.store.collect(&self.needed(used_keys, &HashSet::new()))?)
+    }
+
+    /// What is needed once some images are gone.
+    fn needed(&self, used_keys: &HashSet<String>, without: &HashSet<Digest>) -> HashSet<String> {
         let mut keep = used_keys.clone();
         self.read(|index| {
-            for image in index.images.values() {
+            for image in index.images.values().filter(|image| !without.contains(&image.id)) {
                 keep.insert(image.id.hex());
                 for layer in &image.layers {
                     keep.insert(layer.key.clone());
@@ -363,7 +374,7 @@ impl Images {
                 }
             }
         });
-        Ok(self.store.collect(&keep)?)
+        keep
     }
 }
 

@@ -66,8 +66,8 @@ impl Images {
         let mut writer = self.store.new_blob()?;
         let size = io::copy(&mut source, &mut writer).map_err(ImageError::io("store a layer"))?;
         writer.flush().map_err(ImageError::io("store a layer"))?;
-        let digest = writer.commit(expected.map(|(digest, _)| digest), expected.map(|(_, s)| s))?;
-        let lease = self.store.lease([digest.hex()]);
+        let (digest, lease) =
+            writer.commit(expected.map(|(digest, _)| digest), expected.map(|(_, size)| size))?;
         Ok(StoredBlob { digest, size, _lease: lease })
     }
 
@@ -113,7 +113,7 @@ impl Images {
                 size,
             });
         }
-        let id = self.store.put_blob(config)?;
+        let (id, _document) = self.store.put_blob(config)?;
         self.record(ImageRecord { id, layers, document, tagged: now() }, names)?;
         Ok(id)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hoy_types::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Result, Store, StoreError, io_error, sync_directory};
+use crate::{Lease, Result, Store, StoreError, io_error, sync_directory};
 
 /// A blob on its way in.
 pub struct BlobWriter {
@@ -54,7 +54,7 @@ impl Store {
     }
 
     /// Stores bytes at hand.
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<(Digest, Lease)> {
         let mut writer = self.new_blob()?;
         let path = writer.path.clone();
         writer.write_all(bytes).map_err(io_error("write", &path))?;
@@ -81,8 +81,8 @@ impl BlobWriter {
     }
 
     /// Verifies and makes it visible: data, sync, rename, directory sync. The metadata that
-    /// refers to it comes after.
-    pub fn commit(mut self, digest: Option<Digest>, size: Option<u64>) -> Result<Digest> {
+    /// refers to it comes after; until then the lease keeps it.
+    pub fn commit(mut self, digest: Option<Digest>, size: Option<u64>) -> Result<(Digest, Lease)> {
         let found = Digest::from_sha256(self.hash.clone().finalize().into());
         if let Some(expected) = size.filter(|expected| *expected != self.size) {
             return Err(StoreError::Size { expected, found: self.size });
@@ -92,12 +92,13 @@ impl BlobWriter {
         }
         self.file.sync_all().map_err(io_error("sync", &self.path))?;
         let target = self.store.blob_path(&found);
+        let lease = self.store.lease([found.hex()]);
         std::fs::rename(&self.path, &target).map_err(io_error("rename", &self.path))?;
         self.kept = true;
         if let Some(parent) = target.parent() {
             sync_directory(parent)?;
         }
-        Ok(found)
+        Ok((found, lease))
     }
 }
 

@@ -43,6 +43,21 @@ const GROUP: usize = 128;
 
 impl Database {
     pub fn open(path: &Path) -> Result<Self> {
+        let connection = match Self::connect(path) {
+            // On a full disk the reserve that an earlier daemon has left is what there is room.
+            Err(_) if Reserve::give_up(path) => Self::connect(path)?,
+            other => other?,
+        };
+        let writer = Writer { connection, reserve: Reserve::new(path) };
+        let (requests, receiver) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("database".into())
+            .spawn(move || serve(writer, &receiver))
+            .map_err(crate::io_error("start the writer of", path))?;
+        Ok(Self { requests })
+    }
+
+    fn connect(path: &Path) -> Result<Connection> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -58,13 +73,7 @@ impl Database {
                  COMMIT;",
             )?;
         }
-        let writer = Writer { connection, reserve: Reserve::new(path) };
-        let (requests, receiver) = sync_channel(QUEUE);
-        std::thread::Builder::new()
-            .name("database".into())
-            .spawn(move || serve(writer, &receiver))
-            .map_err(crate::io_error("start the writer of", path))?;
-        Ok(Self { requests })
+        Ok(connection)
     }
 
     pub fn write(&self, ops: Vec<Op>, durability: Durability) -> Result<()> {

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 const DEEPEST: usize = 256;
 
 /// Deletes a file, or a directory with everything in it. What is mounted in there stays, and with
-/// it the directories that lead to it; that is an error.
-pub(crate) fn delete(path: &Path) -> io::Result<()> {
+/// it the directories that lead to it; that is an error. `pace` is told of every file.
+pub(crate) fn delete(path: &Path, pace: &mut dyn FnMut()) -> io::Result<()> {
+    pace();
     match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -20,12 +21,17 @@ pub(crate) fn delete(path: &Path) -> io::Result<()> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())?;
-    while empty(&directory, directory.as_fd(), 0)? {}
+    while empty(&directory, directory.as_fd(), 0, pace)? {}
     Ok(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
 /// True if some of it was only moved up and has to be gone through again.
-fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, depth: usize) -> io::Result<bool> {
+fn empty(
+    directory: &OwnedFd,
+    top: BorrowedFd<'_>,
+    depth: usize,
+    pace: &mut dyn FnMut(),
+) -> io::Result<bool> {
     let mut again = false;
     let mut failed = None;
     for (number, entry) in Dir::read_from(directory)?.enumerate() {
@@ -40,6 +46,7 @@ fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, depth: usize) -> io::Result<b
             kind = FileType::from_raw_mode(stat.st_mode);
         }
         if kind != FileType::Directory {
+            pace();
             match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => failed = Some(errno),
@@ -55,8 +62,8 @@ fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, depth: usize) -> io::Result<b
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
         let below = rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve);
-        let emptied =
-            below.map_err(io::Error::from).and_then(|below| empty(&below, top, depth + 1));
+        let emptied = below.map_err(io::Error::from);
+        let emptied = emptied.and_then(|below| empty(&below, top, depth + 1, pace));
         match emptied {
             Ok(deep) => again |= deep,
             Err(error) => {
@@ -97,10 +104,10 @@ mod tests {
             directory = rustix::fs::openat(&directory, "d", flags, Mode::empty()).unwrap();
         }
         drop(directory);
-        delete(&top).unwrap();
+        delete(&top, &mut || {}).unwrap();
         assert!(!top.exists() && Path::new("/etc").exists());
         std::fs::write(&top, "a file").unwrap();
-        delete(&top).unwrap();
-        delete(&top).unwrap();
+        delete(&top, &mut || {}).unwrap();
+        delete(&top, &mut || {}).unwrap();
     }
 }

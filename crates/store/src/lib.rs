@@ -2,22 +2,25 @@
 //!
 //! One directory, one lock, one database with one writer thread. The order of durability is in
 //! `commit` and nowhere else: data, sync, rename, directory sync, metadata, acknowledge. What a
-//! killed daemon left half made lies in `ingest/` and is removed at the next start.
+//! killed daemon left half made lies in `ingest/` and goes to the trash at the next start.
 
 mod blob;
 mod database;
 mod delete;
 mod layer;
 mod lease;
+mod measure;
 mod reserve;
+mod trash;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 
@@ -25,6 +28,7 @@ pub use blob::BlobWriter;
 pub use database::{Durability, Op};
 pub use layer::NewLayer;
 pub use lease::Lease;
+pub use measure::{Measure, blocks, blocks_at};
 
 /// What went wrong with what.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,7 @@ struct Inner {
     root: PathBuf,
     database: database::Database,
     leases: lease::Leases,
+    trash: trash::Trash,
     next: AtomicU64,
     // Held for as long as the daemon lives.
     _lock: File,
@@ -105,18 +110,25 @@ impl Store {
         let path = root.join("lock");
         let lock = File::create(&path).map_err(io_error("open", &path))?;
         take(&lock).map_err(|_| StoreError::Locked(root.display().to_string()))?;
-        let store = Self {
+        // No name that a daemon before this one may have left: pids come again.
+        let born = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let mut next = born.map_or(1, |born| u64::try_from(born.as_nanos()).unwrap_or(1));
+        let trash = root.join("trash");
+        // What a killed daemon left half made.
+        for entry in std::fs::read_dir(root.join("ingest")).into_iter().flatten().flatten() {
+            let _ = std::fs::rename(entry.path(), trash.join(fresh_name(next)));
+            next += 1;
+        }
+        Ok(Self {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
                 database: database::Database::open(&root.join("db/hoy.db"))?,
                 leases: lease::Leases::default(),
-                next: AtomicU64::new(1),
+                trash: trash::Trash::open(trash)?,
+                next: AtomicU64::new(next),
                 _lock: lock,
             }),
-        };
-        store.sweep("ingest");
-        store.sweep("trash");
-        Ok(store)
+        })
     }
 
     pub fn root(&self) -> &Path {
@@ -131,7 +143,7 @@ impl Store {
     /// A name that nobody has, in `ingest` or `trash`.
     pub fn fresh(&self, directory: &str) -> PathBuf {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        self.inner.root.join(directory).join(format!("{}-{number}", std::process::id()))
+        self.inner.root.join(directory).join(fresh_name(number))
     }
 
     /// Every document of a kind.
@@ -162,43 +174,56 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_error("remove", path)(error)),
         }
-        let _ = std::thread::Builder::new()
-            .name("trash".into())
-            .spawn(move || delete_or_leave(&target));
+        self.inner.trash.ring();
         Ok(())
     }
 
-    fn sweep(&self, name: &str) {
-        let directory = self.inner.root.join(name);
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            delete_or_leave(&entry.path());
-        }
+    /// The disk is short: the trash is deleted at once.
+    pub fn hurry(&self, hurry: bool) {
+        self.inner.trash.hurry(hurry);
     }
 
     /// Removes layers and blobs that neither `keep` names nor a lease holds.
-    pub fn collect(&self, keep: &std::collections::HashSet<String>) -> Result<u64> {
+    pub fn collect(&self, keep: &HashSet<String>) -> Result<u64> {
         let mut removed = 0;
+        for (name, path) in self.shelved()? {
+            // Asked and acted upon under the lock of the leases: nobody can take one between.
+            let gone = self
+                .inner
+                .leases
+                .unless_held(&name, || !keep.contains(&name) && self.discard(&path).is_ok());
+            removed += u64::from(gone);
+        }
+        Ok(removed)
+    }
+
+    /// What [`Self::collect`] would remove.
+    pub fn garbage(&self, keep: &HashSet<String>) -> Result<Vec<PathBuf>> {
+        let mut out = Vec::new();
+        for (name, path) in self.shelved()? {
+            if !keep.contains(&name) && self.inner.leases.unless_held(&name, || true) {
+                out.push(path);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Everything that belongs to images, by name.
+    fn shelved(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut out = Vec::new();
         for directory in ["layers", "blobs/sha256"] {
             let directory = self.inner.root.join(directory);
             let entries = std::fs::read_dir(&directory).map_err(io_error("list", &directory))?;
             for entry in entries.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // Asked and acted upon under the lock of the leases: nobody can take one between.
-                let gone = self.inner.leases.unless_held(&name, || {
-                    !keep.contains(&name) && self.discard(&entry.path()).is_ok()
-                });
-                removed += u64::from(gone);
+                out.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
             }
         }
-        Ok(removed)
+        Ok(out)
     }
 }
 
-/// What cannot be deleted now is tried again at the next start.
-fn delete_or_leave(path: &Path) {
-    if let Err(error) = delete::delete(path) {
-        tracing::warn!(path = %path.display(), %error, "delete");
-    }
+fn fresh_name(number: u64) -> String {
+    format!("{}-{number}", std::process::id())
 }
 
 /// Makes a rename last.

@@ -21,7 +21,7 @@ fn one_daemon_documents_and_blobs() {
     store.write_later(vec![Op::Delete { kind: "t", key: "b".into() }]);
     assert_eq!(store.documents("t").unwrap(), [("a".into(), b"{}".to_vec())]);
 
-    let digest = store.put_blob(b"hello").unwrap();
+    let (digest, _) = store.put_blob(b"hello").unwrap();
     assert_eq!(store.read_blob(&digest).unwrap(), b"hello");
     let mut lying = store.new_blob().unwrap();
     lying.write_all(b"other").unwrap();
@@ -74,7 +74,7 @@ fn a_full_disk_takes_removals() {
 fn garbage_is_what_neither_metadata_nor_a_lease_names() {
     let root = root();
     let store = Store::open(&root).unwrap();
-    let digests = [b"one", b"two", b"six"].map(|bytes| store.put_blob(bytes).unwrap());
+    let digests = [b"one", b"two", b"six"].map(|bytes| store.put_blob(bytes).unwrap().0);
     store.new_layer().unwrap().commit("layer").unwrap();
     let lease = store.lease([digests[1].hex()]);
     let keep = HashSet::from([digests[0].hex()]);

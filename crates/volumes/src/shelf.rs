@@ -144,6 +144,11 @@ impl Volumes {
         self.state().users.get(name).cloned().unwrap_or_default()
     }
 
+    /// Whether a container runs with it.
+    pub fn is_running(&self, name: &str) -> bool {
+        self.state().running.contains_key(name)
+    }
+
     /// Makes a volume, or gives the one that is there if it is what is asked for. Without a name
     /// it gets one and is anonymous. The answer also says whether it is new.
     pub fn create(&self, request: VolumeRequest) -> Result<(Arc<Volume>, bool)> {
@@ -222,6 +227,17 @@ impl Volumes {
         self.mounted.forget(name);
         let root = std::fs::File::open(&self.root).and_then(|root| root.sync_all());
         root.map_err(VolumeError::io("remove the volume", name))
+    }
+
+    /// Takes up a directory that has come to be without us.
+    pub fn adopt(&self, name: &str) -> Result<Arc<Volume>> {
+        let _turn = self.turns.take(name)?;
+        if let Ok(known) = self.get(name) {
+            return Ok(known);
+        }
+        let volume = Arc::new(take_up(&self.directory(name), name)?);
+        self.publish(|known| drop(known.insert(name.to_owned(), Arc::clone(&volume))));
+        Ok(volume)
     }
 
     /// Complete and on the disk before it has its name.

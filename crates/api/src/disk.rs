@@ -1,0 +1,120 @@
+//! /system/df, the prunes, and /hoy/check.
+
+use hoy_engine::{Engine, UsageKinds};
+use hoy_types::Timestamp;
+use hoy_wire as wire;
+
+use crate::conn::Conn;
+use crate::http::Head;
+use crate::query::Query;
+use crate::{ApiError, Outcome, route};
+
+/// The first version whose prune spares volumes that have a name, and whose `df` knows types.
+const SPARES_NAMED: (u32, u32) = (1, 42);
+/// The first version without a second size of images.
+const ONE_SIZE: (u32, u32) = (1, 44);
+
+pub(crate) async fn route(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    parts: &[&str],
+    query: &Query,
+) -> Option<Outcome> {
+    Some(match (head.method.as_str(), parts) {
+        ("GET", ["system", "df"]) => usage(engine, conn, head, query).await,
+        ("POST", ["hoy", "check"]) => match engine.check(query.flag("repair")).await {
+            Ok(report) => conn.json_answer(200, &report).await,
+            Err(error) => Err(error.into()),
+        },
+        ("POST", [what, "prune"]) => prune(engine, conn, head, what, query).await?,
+        _ => return None,
+    })
+}
+
+async fn usage(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
+    let version = route::version(head);
+    let asked = query.all("type");
+    let mut kinds = UsageKinds { images: true, containers: true, volumes: true, build_cache: true };
+    if version >= SPARES_NAMED && !asked.is_empty() {
+        kinds = UsageKinds { images: false, containers: false, volumes: false, build_cache: false };
+        for kind in asked {
+            match kind.as_str() {
+                "image" => kinds.images = true,
+                "container" => kinds.containers = true,
+                "volume" => kinds.volumes = true,
+                "build-cache" => kinds.build_cache = true,
+                other => return Err(ApiError::bad(format!("unknown object type: {other}"))),
+            }
+        }
+    }
+    let mut found = engine.disk_usage(kinds).await?;
+    if version < ONE_SIZE {
+        for image in found.images.iter_mut().flatten() {
+            image.virtual_size = image.size;
+        }
+    }
+    conn.json_answer(200, &found).await
+}
+
+/// What is left of the filters once one of them that takes a boolean is taken out.
+fn taken(filters: &mut Vec<(String, Vec<String>)>, name: &str) -> Result<Option<bool>, ApiError> {
+    let Some(at) = filters.iter().position(|(known, _)| known == name) else { return Ok(None) };
+    let (_, values) = filters.swap_remove(at);
+    match values.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["1" | "true"] => Ok(Some(true)),
+        ["0" | "false"] => Ok(Some(false)),
+        _ => Err(ApiError::bad(format!("invalid filter '{name}=[{}]'", values.join(" ")))),
+    }
+}
+
+async fn prune(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    what: &str,
+    query: &Query,
+) -> Option<Outcome> {
+    Some(match what {
+        "containers" | "images" | "volumes" | "networks" => {
+            prune_of(engine, conn, head, what, query).await
+        }
+        "build" => {
+            engine.build_prune(query.flag("hoy-dry-run"));
+            let nothing = serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 });
+            conn.json_answer(200, &nothing).await
+        }
+        _ => return None,
+    })
+}
+
+async fn prune_of(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    what: &str,
+    query: &Query,
+) -> Outcome {
+    let trial = query.flag("hoy-dry-run");
+    let mut filters = query.filters()?;
+    let mut all = false;
+    match what {
+        "images" => all = taken(&mut filters, "dangling")? == Some(false),
+        "volumes" => {
+            all = taken(&mut filters, "all")?.unwrap_or(route::version(head) < SPARES_NAMED);
+            if filters.iter().any(|(name, _)| name == "until") {
+                return Err(ApiError::bad("invalid filter 'until'"));
+            }
+        }
+        _ => {}
+    }
+    let now = Timestamp::from_system(std::time::SystemTime::now());
+    let said = filters.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
+    let filter = wire::PruneFilter::parse(said, now).map_err(ApiError::bad)?;
+    match what {
+        "containers" => conn.json_answer(200, &engine.container_prune(&filter, trial).await?).await,
+        "images" => conn.json_answer(200, &engine.image_prune(all, &filter, trial).await?).await,
+        "volumes" => conn.json_answer(200, &engine.volume_prune(all, &filter, trial).await?).await,
+        _ => conn.json_answer(200, &engine.network_prune(&filter, trial).await?).await,
+    }
+}
