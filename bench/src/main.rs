@@ -18,6 +18,7 @@ mod options;
 mod peer;
 mod place;
 mod podman;
+mod quota;
 mod report;
 mod start;
 mod stats;
@@ -50,6 +51,7 @@ fn run() -> Result<ExitCode> {
                 What::Limits => limits::run,
                 What::Network => network::run,
                 What::Volumes => volumes::run,
+                What::Quota => quota::run,
             };
             run(&place, &options).map(|()| ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@ pub const NAMES: &[&str] =
 /// Those of them that have networks of their own.
 pub const NETWORKED: &[&str] = &["hoy", "docker", "podman-crun"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]\n       bench quota [--rounds N] [--json]";
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum What {
     Network,
     /// What volumes and the sizes of things cost, for every engine.
     Volumes,
+    /// What a limit of a directory costs.
+    Quota,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,10 +49,11 @@ pub fn parse(args: &[String]) -> Result<Options> {
         Some("limits") => What::Limits,
         Some("network") => What::Network,
         Some("volumes") => What::Volumes,
-        _ => bail!("which benchmark? There are start, limits, network and volumes\n{USAGE}"),
+        Some("quota") => What::Quota,
+        _ => bail!("which benchmark? There are start, limits, network, volumes and quota\n{USAGE}"),
     };
     // Some are long.
-    let rounds = if matches!(what, What::Network | What::Volumes) { 5 } else { 20 };
+    let rounds = if matches!(what, What::Network | What::Volumes | What::Quota) { 5 } else { 20 };
     let mut options = Options { what, rounds, only: Vec::new(), json: false };
     while let Some(word) = words.next() {
         match word {

@@ -15,7 +15,7 @@ Tasks:
   check             formatting, lints and documentation, warnings denied
   test [ARGS]       what the tests need, then all of them; ARGS go to cargo test
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
-  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes
+  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota
   demo              a web server in a container, published, asked and ended
 ";
 

@@ -99,7 +99,7 @@ pub fn install(prefix: &str) -> Result<()> {
 
 pub fn bench(args: &[String]) -> Result<()> {
     let Some((name, rest)) = args.split_first() else {
-        bail!("which benchmark? There are: start, limits, network, volumes");
+        bail!("which benchmark? There are: start, limits, network, volumes, quota");
     };
     let directory = programs::target_directory().join("dist-programs");
     programs::build_into(&directory, Effort::Dist)?;
