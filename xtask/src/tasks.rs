@@ -71,6 +71,11 @@ pub fn test(args: &[String]) -> Result<()> {
         .args(args)
         .env("HOY_PROGRAMS", &directory)
         .env("HOY_WEAK_PROGRAMS", &weakened);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // They wait more than they work: for daemons, packets and deadlines.
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        test.env("RUST_TEST_THREADS", (processors + 1).to_string());
+    }
     run(&mut test)
 }
 
