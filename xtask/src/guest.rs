@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::programs::{self, Effort, TestProgram};
 
 /// Whose tests can run there.
-const TESTED: &[&str] = &["e2e", "crates/cgroup", "crates/network"];
+const TESTED: &[&str] = &["e2e", "crates/cgroup", "crates/network", "crates/volumes"];
 
 /// What runs unless something is asked for: what depends on the kernel's version and on cgroups,
 /// in a few minutes of an emulated processor.

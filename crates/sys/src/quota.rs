@@ -200,22 +200,18 @@ pub fn free_loop(control: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(check(result.into())?).unwrap_or_default())
 }
 
-/// Puts a file below a loop device until nobody has the device open; EBUSY where one is. With
-/// `direct`, around the page cache of the file where that can be.
+/// Puts a file below a loop device until nobody has the device open; EBUSY where one is.
 pub fn configure_loop(
     device: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     block_size: u32,
-    direct: bool,
 ) -> io::Result<()> {
     const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
     const AUTOCLEAR: u32 = 4;
-    const DIRECT_IO: u32 = 16;
-    let flags = AUTOCLEAR | if direct { DIRECT_IO } else { 0 };
     let config = LoopConfig {
         fd: u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX),
         block_size,
-        info: LoopInfo::new(flags),
+        info: LoopInfo::new(AUTOCLEAR),
         reserved: [0; 8],
     };
     // SAFETY: the ioctl reads one `struct loop_config`, which outlives the call.

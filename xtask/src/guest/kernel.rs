@@ -33,6 +33,7 @@ const MODULES: &[&str] = &[
     "fs/fuse/fuse.ko",
     "fs/nls/",
     "fs/overlayfs/",
+    "fs/quota/",
     "fs/xfs/",
     "net/bridge/",
     "net/ipv4/",

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 
 use crate::{Result, VolumeError};
 
+/// That of the file systems in them. The files are written through the page cache: around it a new
+/// file is some times slower, as each piece of it that was a hole is entered by itself.
 const BLOCK_SIZE: u32 = 4096;
 /// How often somebody else may be faster with a free device.
 const TRIES: usize = 64;
@@ -48,7 +50,7 @@ impl Loop {
             let number = quota::free_loop(control.as_fd())?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let device = OpenOptions::new().read(true).write(true).open(&path)?;
-            match quota::configure_loop(device.as_fd(), file.as_fd(), BLOCK_SIZE, direct()) {
+            match quota::configure_loop(device.as_fd(), file.as_fd(), BLOCK_SIZE) {
                 Ok(()) => return Ok(Self { device, path }),
                 Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
                     last = error;
@@ -89,11 +91,6 @@ impl Loop {
         }
         Ok(None)
     }
-}
-
-/// Around the page cache of the file: what is in the cache of the mount is not kept twice.
-fn direct() -> bool {
-    std::env::var_os("HOY_LOOP_BUFFERED").is_none()
 }
 
 /// The kernel says where the file lies, and whether it is deleted.
