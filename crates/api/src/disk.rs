@@ -1,6 +1,6 @@
 //! /system/df, the prunes, and /hoy/check.
 
-use hoy_engine::{Engine, UsageKinds};
+use hoy_engine::{Engine, PruneMode, UsageKinds};
 use hoy_types::Timestamp;
 use hoy_wire as wire;
 
@@ -80,12 +80,19 @@ async fn prune(
             prune_of(engine, conn, head, what, query).await
         }
         "build" => {
-            engine.build_prune(query.flag("hoy-dry-run"));
+            engine.build_prune(mode(query));
             let nothing = serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 });
             conn.json_answer(200, &nothing).await
         }
         _ => return None,
     })
+}
+
+fn mode(query: &Query) -> PruneMode {
+    PruneMode {
+        trial: query.flag(wire::DRY_RUN),
+        after_containers: query.flag(wire::AFTER_CONTAINERS),
+    }
 }
 
 async fn prune_of(
@@ -95,7 +102,7 @@ async fn prune_of(
     what: &str,
     query: &Query,
 ) -> Outcome {
-    let trial = query.flag("hoy-dry-run");
+    let mode = mode(query);
     let mut filters = query.filters()?;
     let mut all = false;
     match what {
@@ -111,10 +118,16 @@ async fn prune_of(
     let now = Timestamp::from_system(std::time::SystemTime::now());
     let said = filters.iter().map(|(name, values)| (name.as_str(), values.as_slice()));
     let filter = wire::PruneFilter::parse(said, now).map_err(ApiError::bad)?;
-    match what {
-        "containers" => conn.json_answer(200, &engine.container_prune(&filter, trial).await?).await,
-        "images" => conn.json_answer(200, &engine.image_prune(all, &filter, trial).await?).await,
-        "volumes" => conn.json_answer(200, &engine.volume_prune(all, &filter, trial).await?).await,
-        _ => conn.json_answer(200, &engine.network_prune(&filter, trial).await?).await,
+    let answer = match what {
+        "containers" => serde_json::to_value(engine.container_prune(&filter, mode).await?),
+        "images" => serde_json::to_value(engine.image_prune(all, &filter, mode).await?),
+        "volumes" => serde_json::to_value(engine.volume_prune(all, &filter, mode).await?),
+        _ => serde_json::to_value(engine.network_prune(&filter, mode).await?),
+    };
+    let mut answer =
+        answer.map_err(|error| ApiError::new(500, format!("encode the answer: {error}")))?;
+    if mode.trial && mode.after_containers {
+        answer["AfterContainers"] = true.into();
     }
+    conn.json_answer(200, &answer).await
 }

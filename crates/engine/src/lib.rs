@@ -51,4 +51,5 @@ pub use events::Happening;
 pub use exec::ExecSession;
 pub use hoy_volumes::{Volume, VolumeRequest};
 pub use images::BodyReader;
+pub use prune::PruneMode;
 pub use streams::{AttachOptions, AttachSession, HijackedConn, LogStream, LogsOptions};

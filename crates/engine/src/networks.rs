@@ -336,10 +336,9 @@ impl Inner {
     }
 
     /// Networks that some container is in, or will be when it starts.
-    pub(crate) fn networks_in_use(&self) -> BTreeSet<String> {
+    pub(crate) fn networks_in_use(&self, by: &[Arc<Record>]) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
-        for handle in self.registry.all() {
-            let record = handle.record();
+        for record in by {
             used.extend(record.network.attachments.iter().map(|one| one.network.clone()));
         }
         let all = self.networks.all();

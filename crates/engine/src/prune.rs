@@ -19,11 +19,22 @@ use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result, lost};
 use crate::images::{config, image_error, removed_items};
 use crate::life::Phase;
+use crate::record::Record;
+use crate::registry::Handle;
 
 /// Objects that go at the same time: their writes share a sync.
 const PARALLEL: usize = 32;
 /// How long the sizes of what goes are waited for; they come from the last count after that.
 const COUNTING: Duration = Duration::from_secs(20);
+
+/// How a prune is meant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PruneMode {
+    /// Only told, nothing changes.
+    pub trial: bool,
+    /// A trial for what is left once the containers that the same filters mean are gone.
+    pub after_containers: bool,
+}
 
 /// The turns of each kind.
 #[derive(Default)]
@@ -34,8 +45,8 @@ pub(crate) struct Prunes {
     networks: Mutex<()>,
 }
 
-fn turn(of: &Mutex<()>, trial: bool) -> Result<Option<MutexGuard<'_, ()>>> {
-    if trial {
+fn turn(of: &Mutex<()>, mode: PruneMode) -> Result<Option<MutexGuard<'_, ()>>> {
+    if mode.trial {
         return Ok(None);
     }
     let turn = of.try_lock();
@@ -68,6 +79,16 @@ where
     out
 }
 
+/// Whether a prune of containers means it.
+fn ended(record: &Record, filter: &wire::PruneFilter) -> bool {
+    matches!(record.state.phase, Phase::Created | Phase::Exited)
+        && filter.admits(record.config.labels.as_ref(), record.created)
+}
+
+fn layers_of(records: &[Arc<Record>]) -> HashSet<String> {
+    records.iter().flat_map(|record| record.used_layers()).collect()
+}
+
 impl Engine {
     fn pruned(&self, kind: &'static str, reclaimed: u64) {
         let attributes = BTreeMap::from([("reclaimed".to_owned(), reclaimed.to_string())]);
@@ -78,20 +99,14 @@ impl Engine {
     pub async fn container_prune(
         &self,
         filter: &wire::PruneFilter,
-        trial: bool,
+        mode: PruneMode,
     ) -> Result<wire::ContainerPruneReport> {
-        let _turn = turn(&self.inner.prunes.containers, trial)?;
-        let mut meant = Vec::new();
-        for handle in self.inner.registry.all() {
-            let record = handle.record();
-            let ended = matches!(record.state.phase, Phase::Created | Phase::Exited);
-            if ended && filter.admits(record.config.labels.as_ref(), record.created) {
-                meant.push(handle.id.to_string());
-            }
-        }
+        let _turn = turn(&self.inner.prunes.containers, mode)?;
+        let meant = self.inner.records().into_iter().filter(|record| ended(record, filter));
+        let mut meant: Vec<String> = meant.map(|record| record.id.to_string()).collect();
         let tree = |id: &String| Tree::Container(id.clone());
         let sizes = self.sizes_of(&meant, tree).await;
-        if !trial {
+        if !mode.trial {
             meant = each(meant, |id| {
                 let engine = self.clone();
                 async move { engine.remove(&id, false, false).await.is_ok() }
@@ -99,7 +114,7 @@ impl Engine {
             .await;
         }
         let space_reclaimed = meant.iter().filter_map(|id| sizes.get(id)).sum();
-        if !trial {
+        if !mode.trial {
             self.pruned("container", space_reclaimed);
         }
         let containers_deleted = (!meant.is_empty()).then_some(meant);
@@ -121,16 +136,22 @@ impl Engine {
         &self,
         all: bool,
         filter: &wire::PruneFilter,
-        trial: bool,
+        mode: PruneMode,
     ) -> Result<wire::VolumePruneReport> {
-        let _turn = turn(&self.inner.prunes.volumes, trial)?;
+        let _turn = turn(&self.inner.prunes.volumes, mode)?;
+        let staying = self.inner.staying(filter, mode);
+        let mut named: HashSet<&str> = HashSet::new();
+        for record in &staying {
+            named.extend(record.volumes());
+        }
         let mut meant = Vec::new();
         for volume in self.inner.volumes.list() {
             // What a plugin has is not this machine's disk, as with Docker.
             if volume.is_local()
                 && (all || volume.is_anonymous())
                 && filter.admits(Some(&volume.labels), volume.created)
-                && self.volume_unused(&volume.name)
+                && (mode.after_containers || self.volume_unused(&volume.name))
+                && !named.contains(volume.name.as_str())
             {
                 meant.push(volume.name.clone());
             }
@@ -140,7 +161,7 @@ impl Engine {
         let mut counted = meant.clone();
         counted.retain(|name| here.contains(&tree(name)));
         let sizes = self.sizes_of(&counted, tree).await;
-        if !trial {
+        if !mode.trial {
             meant = each(meant, |name| {
                 let engine = self.clone();
                 async move { engine.volume_remove(&name, false).await.is_ok() }
@@ -148,7 +169,7 @@ impl Engine {
             .await;
         }
         let space_reclaimed = meant.iter().filter_map(|name| sizes.get(name)).sum();
-        if !trial {
+        if !mode.trial {
             self.pruned("volume", space_reclaimed);
         }
         Ok(wire::VolumePruneReport { volumes_deleted: Some(meant), space_reclaimed })
@@ -158,21 +179,21 @@ impl Engine {
     pub async fn network_prune(
         &self,
         filter: &wire::PruneFilter,
-        trial: bool,
+        mode: PruneMode,
     ) -> Result<wire::NetworkPruneResponse> {
-        let _turn = turn(&self.inner.prunes.networks, trial)?;
-        let used = self.inner.networks_in_use();
+        let _turn = turn(&self.inner.prunes.networks, mode)?;
+        let used = self.inner.networks_in_use(&self.inner.staying(filter, mode));
         let mut gone = Vec::new();
         for document in self.inner.networks.all() {
             let meant = !document.is_predefined()
                 && !used.contains(&document.id)
                 && filter.admits(Some(&document.labels), document.created);
             // One that somebody has taken meanwhile stays.
-            if meant && (trial || self.drop_network(&document).await.is_ok()) {
+            if meant && (mode.trial || self.drop_network(&document).await.is_ok()) {
                 gone.push(document.name.clone());
             }
         }
-        if !trial {
+        if !mode.trial {
             self.pruned("network", 0);
         }
         Ok(wire::NetworkPruneResponse { networks_deleted: Some(gone) })
@@ -183,16 +204,18 @@ impl Engine {
         &self,
         all: bool,
         filter: &wire::PruneFilter,
-        trial: bool,
+        mode: PruneMode,
     ) -> Result<wire::ImagePruneReport> {
-        let _turn = turn(&self.inner.prunes.images, trial)?;
-        let meant = self.inner.prunable_images(all, filter);
+        let _turn = turn(&self.inner.prunes.images, mode)?;
+        let staying = self.inner.staying(filter, mode);
+        let meant = self.inner.prunable_images(all, filter, &staying);
         let layers = self.inner.layers_in_use().into_iter().map(Tree::Layer).collect();
         self.inner.count(layers, COUNTING).await;
         let inner = Arc::clone(&self.inner);
-        let done = tokio::task::spawn_blocking(move || inner.prune_images(&meant, trial));
+        let done =
+            tokio::task::spawn_blocking(move || inner.prune_images(&meant, &staying, mode.trial));
         let (removed, space_reclaimed) = done.await.map_err(lost)??;
-        if !trial {
+        if !mode.trial {
             for one in &removed {
                 let (action, id) = match one {
                     Removed::Untagged(name) => ("untag", name),
@@ -208,16 +231,32 @@ impl Engine {
     }
 
     /// Nothing is built yet: there is no cache to take from.
-    pub fn build_prune(&self, trial: bool) {
-        if !trial {
+    pub fn build_prune(&self, mode: PruneMode) {
+        if !mode.trial {
             self.pruned("builder", 0);
         }
     }
 }
 
 impl Inner {
-    fn prunable_images(&self, all: bool, filter: &wire::PruneFilter) -> Vec<Digest> {
-        let used = self.images_in_use();
+    fn records(&self) -> Vec<Arc<Record>> {
+        self.registry.all().iter().map(Handle::record).collect()
+    }
+
+    /// The containers that are there, or would be.
+    fn staying(&self, filter: &wire::PruneFilter, mode: PruneMode) -> Vec<Arc<Record>> {
+        let mut all = self.records();
+        all.retain(|record| !(mode.trial && mode.after_containers && ended(record, filter)));
+        all
+    }
+
+    fn prunable_images(
+        &self,
+        all: bool,
+        filter: &wire::PruneFilter,
+        staying: &[Arc<Record>],
+    ) -> Vec<Digest> {
+        let used: HashSet<Digest> = staying.iter().map(|record| record.image).collect();
         let mut out = Vec::new();
         for (image, names) in self.images.list() {
             let created = image.document.created.as_deref().unwrap_or_default();
@@ -233,26 +272,30 @@ impl Inner {
         out
     }
 
-    fn images_in_use(&self) -> HashSet<Digest> {
-        self.registry.all().iter().map(|handle| handle.record().image).collect()
-    }
-
     pub(crate) fn used_layers(&self) -> HashSet<String> {
-        let all = self.registry.all().into_iter();
-        all.flat_map(|handle| handle.record().used_layers()).collect()
+        layers_of(&self.records())
     }
 
-    fn prune_images(&self, meant: &[Digest], trial: bool) -> Result<(Vec<Removed>, u64)> {
+    fn prune_images(
+        &self,
+        meant: &[Digest],
+        staying: &[Arc<Record>],
+        trial: bool,
+    ) -> Result<(Vec<Removed>, u64)> {
+        if trial {
+            let going = self.images.garbage(&layers_of(staying), meant).map_err(image_error)?;
+            let bytes = self.sizes_at(&going).values().sum();
+            return Ok((self.images.told(meant, &going), bytes));
+        }
         // Somebody may have taken one meanwhile.
-        let used = self.images_in_use();
+        let records = self.records();
+        let used: HashSet<Digest> = records.iter().map(|record| record.image).collect();
         let meant: Vec<Digest> = meant.iter().copied().filter(|id| !used.contains(id)).collect();
-        let going = self.images.garbage(&self.used_layers(), &meant).map_err(image_error)?;
+        let going = self.images.garbage(&layers_of(&records), &meant).map_err(image_error)?;
         let mut sizes = self.sizes_at(&going);
         let removed = self.images.told(&meant, &going);
-        if !trial {
-            self.images.remove_all(&meant, || self.used_layers()).map_err(image_error)?;
-            sizes.retain(|path, _| !path.exists());
-        }
+        self.images.remove_all(&meant, || self.used_layers()).map_err(image_error)?;
+        sizes.retain(|path, _| !path.exists());
         Ok((removed, sizes.values().sum()))
     }
 
