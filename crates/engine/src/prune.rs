@@ -146,8 +146,10 @@ impl Engine {
         }
         let mut meant = Vec::new();
         for volume in self.inner.volumes.list() {
-            // What a plugin has is not this machine's disk, as with Docker.
+            // What a plugin has is not this machine's disk, and what is mounted by options is not all
+            // the engine's: those stay, as with Docker.
             if volume.is_local()
+                && volume.options.is_empty()
                 && (all || volume.is_anonymous())
                 && filter.admits(Some(&volume.labels), volume.created)
                 && (mode.after_containers || self.volume_unused(&volume.name))
