@@ -121,6 +121,12 @@ fn what_is_said_is_so() {
             > disk("Volumes") + 2_000_000
     );
 
+    // As a part of a prune of all: what is left once the ended containers are gone.
+    let all = "%7B%22dangling%22%3A%5B%22false%22%5D%7D";
+    let path = format!("/images/prune?hoy-dry-run=1&hoy-after-containers=1&filters={all}");
+    let after = ask(&daemon, "POST", &path);
+    assert_eq!(after["AfterContainers"], true);
+    assert_eq!(after["ImagesDeleted"].as_array().unwrap().len(), 4, "{after}");
     for (kind, filters, gone) in [
         ("containers", r#"{"label!":["keep=1"]}"#, 2),
         ("containers", "{}", 1),

@@ -36,7 +36,7 @@ impl Images {
     /// What that comes to for people; `garbage` is what goes with them.
     pub fn told(&self, ids: &[Digest], garbage: &[PathBuf]) -> Vec<Removed> {
         let goes = |key: &str| garbage.iter().any(|path| path.ends_with(key));
-        self.read(|index| {
+        let mut out = self.read(|index| {
             let mut out = Vec::new();
             for image in ids.iter().filter_map(|id| index.images.get(id)) {
                 let names = names_of(index, image.id);
@@ -47,7 +47,16 @@ impl Images {
                 out.extend(layers.iter().rev().map(|id| Removed::Deleted(id.to_string())));
             }
             out
-        })
+        });
+        // A layer of several goes with the last of them.
+        let mut told = HashSet::new();
+        out.reverse();
+        out.retain(|one| match one {
+            Removed::Deleted(id) => told.insert(id.clone()),
+            Removed::Untagged(_) => true,
+        });
+        out.reverse();
+        out
     }
 
     /// Directories and files that nothing needs, once these images are gone.
