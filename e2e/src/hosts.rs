@@ -145,6 +145,8 @@ impl Host {
                     exec httpd -f -p 80 -h /www";
         args.extend(["busybox", "sh", "-c", line]);
         self.daemon.docker(&args).run().ok();
+        let listens = "grep -q ':0050 .* 0A ' /proc/net/tcp /proc/net/tcp6";
+        wait_until("it listens", || self.inside(name, listens).code == Some(0));
     }
 
     /// A shell line in a container.

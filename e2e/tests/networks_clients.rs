@@ -229,8 +229,8 @@ fn docker_py() {
         println!("not shown here: Debian's python3-docker is not installed");
         return;
     }
-    let run = |host: String| {
-        let script = client_file("docker_py.py");
+    let run = |name: &str, host: String| {
+        let script = client_file(&format!("{name}.py"));
         let output =
             Run::new("python3").args([script.as_os_str()]).args([host]).deadline(120).run();
         serde_json::from_str::<Value>(output.ok()).expect("JSON")
@@ -238,16 +238,23 @@ fn docker_py() {
     let daemon = daemon();
     drop(counts(&daemon));
     let before = held(&daemon);
-    let ours = run(daemon.host());
-    let said = std::fs::read_to_string(client_file("docker_py.json")).expect("what it shall see");
-    let said: Value = serde_json::from_str(&said).expect("JSON");
-    assert_eq!(ours, said, "{ours:#}");
+    let mut all = serde_json::Map::new();
+    let scripts = ["docker_py", "docker_py_volumes"];
+    for name in scripts {
+        let ours = run(name, daemon.host());
+        let said = client_file(&format!("{name}.json"));
+        let said = std::fs::read_to_string(said).expect("what it shall see");
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(ours, said, "{ours:#}");
+        all.extend(ours.as_object().expect("an object").clone());
+    }
     nothing_left(&daemon, &before);
     let Some(peer) = Dockerd::start_with_networks() else { return };
     peer.docker(&["tag", "bb", "busybox"]).run().ok();
-    let theirs = run(peer.host());
-    for (name, ours) in ours.as_object().expect("an object") {
-        let mut docker = theirs[name].clone();
+    let theirs = scripts.map(|name| run(name, peer.host()));
+    let theirs = |name: &str| theirs.iter().rev().find_map(|one| one.get(name)).cloned();
+    for (name, ours) in &all {
+        let mut docker = theirs(name).unwrap_or_default();
         match name.as_str() {
             // An internal network has none for its containers; older engines name it nevertheless.
             "two" | "low" => docker["Gateway"] = "".into(),

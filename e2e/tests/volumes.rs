@@ -89,6 +89,10 @@ fn by_name() {
     assert_eq!(list("-f driver=local").len(), 2);
     refused(&daemon, "volume ls -f nosuch=1", "invalid filter 'nosuch'");
 
+    // A name like a request's is a name.
+    docker(&daemon, "volume create prune").ok();
+    docker(&daemon, "volume rm prune").ok();
+
     // A prune takes what has no name of its own, or all.
     docker(&daemon, "volume create spare").ok();
     assert!(docker(&daemon, "volume prune -f").ok().contains(&anonymous));

@@ -110,7 +110,7 @@ pub(crate) async fn handle(
         _ => {}
     }
     let outcome = match (method, parts.as_slice()) {
-        (_, [.., "prune"] | ["system", "df"] | ["hoy", "check"]) => {
+        ("POST", [_, "prune"] | ["hoy", "check"]) | ("GET", ["system", "df"]) => {
             disk::route(engine, &mut conn, head, &parts, &query).await
         }
         (_, ["containers", ..] | ["exec", ..]) => {

@@ -343,15 +343,21 @@ pub fn storage(flags: &Parsed) -> Result<Map<String, Value>> {
     Ok(all)
 }
 
-/// Adds what `--disk` says, which may not be said twice.
-pub fn disk(flags: &Parsed, options: &mut Map<String, Value>, other: &str) -> Result<()> {
+/// What `--disk` says.
+pub fn size(flags: &Parsed) -> Result<Option<&str>> {
     if !flags.given("disk") {
-        return Ok(());
+        return Ok(None);
     }
     let size = flags.text("disk");
     if !hoy_types::parse_bytes(size).is_ok_and(|bytes| bytes > 0) {
         return Err(format!("invalid size of --disk: {size:?} is not more than nothing"));
     }
+    Ok(Some(size))
+}
+
+/// Adds what `--disk` says, which may not be said twice.
+pub fn disk(flags: &Parsed, options: &mut Map<String, Value>, other: &str) -> Result<()> {
+    let Some(size) = size(flags)? else { return Ok(()) };
     if options.insert("size".to_owned(), size.into()).is_some() {
         return Err(format!("conflicting options: cannot specify both --disk and {other} size"));
     }

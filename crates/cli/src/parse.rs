@@ -30,6 +30,11 @@ impl Parsed {
         !self.values.is_empty()
     }
 
+    /// How many different flags were there.
+    pub fn count(&self) -> usize {
+        self.values.len()
+    }
+
     /// Every value of a flag that may be given again.
     pub fn list(&self, name: &str) -> &[String] {
         self.values.get(name).map_or(&[], Vec::as_slice)

@@ -22,6 +22,11 @@ const WORK: &str = "work";
 /// Of the root directory of a container.
 const MODE: u32 = 0o755;
 
+/// Whether a directory of a container's holds what it has written.
+pub(crate) fn is_layer(name: &str) -> bool {
+    matches!(name, UPPER | LIMITED)
+}
+
 /// The bytes that a container may write, if that is limited.
 pub(crate) fn limit(host: &HostConfig) -> Result<Option<u64>> {
     let mut limit = None;

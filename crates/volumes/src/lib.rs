@@ -23,7 +23,7 @@ pub use copy::copy_tree;
 pub use options::LocalOptions;
 pub use plugged::Seen;
 pub use plugin::{PluginLimits, PluginSettings};
-pub use quota::{Leaving, Means, Quotas, Usage};
+pub use quota::{DISK, Leaving, Means, Quotas, Usage};
 pub use shelf::{Filled, Volumes};
 pub use volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 

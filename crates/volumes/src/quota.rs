@@ -14,6 +14,8 @@ mod project;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+pub use image::DISK;
+
 use crate::mounts::{is_mounted, unmount_from};
 use crate::{Result, VolumeError};
 use project::Projects;

@@ -257,7 +257,14 @@ pub fn update(app: &App<'_>) -> Result<u8> {
             crate::create::restart(flags.text("restart")).map_err(Failure::new)?;
     }
     let mut warnings = Vec::new();
+    let size = crate::mounts::size(flags).map_err(Failure::new)?;
     let result = app.each(|name| {
+        if let Some(size) = size {
+            app.client.post(format!("/hoy{}/disk", container(name))).query("size", size).send()?;
+            if flags.count() == 1 {
+                return Ok(());
+            }
+        }
         let answer = app.client.post(format!("{}/update", container(name))).json(&body).fetch()?;
         let said = answer["Warnings"].as_array().into_iter().flatten();
         warnings.extend(said.filter_map(Value::as_str).map(str::to_owned));

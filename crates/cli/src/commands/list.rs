@@ -55,6 +55,12 @@ pub fn format_of(app: &App<'_>, setting: &str) -> Result<String> {
     Ok(format)
 }
 
+/// Whether a template writes down everything, sizes too.
+fn whole_row(format: &str) -> bool {
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric());
+    format.split("json .").skip(1).any(ends)
+}
+
 pub fn containers(app: &App<'_>) -> Result<u8> {
     let flags = app.flags;
     let format = format_of(app, "psFormat")?;
@@ -64,7 +70,7 @@ pub fn containers(app: &App<'_>) -> Result<u8> {
         let text = format.strip_prefix("table ").unwrap_or(&format);
         template::one(text, &row(&Value::Null, false, 0), template::Missing::Mistake)?;
     }
-    let size = flags.switch("size") || format.contains(".Size");
+    let size = flags.switch("size") || format.contains(".Size") || whole_row(&format);
     let request = app.client.get("/containers/json").switch("all", flags.switch("all"));
     let request = request
         .given("filters", &filters(flags.list("filter")))

@@ -131,8 +131,15 @@ pub fn remove(app: &App<'_>) -> Result<u8> {
     })
 }
 
-/// `update`: of a swarm's volumes alone.
+/// `update`: of a swarm's volumes, and our own `--disk`.
 pub fn update(app: &App<'_>) -> Result<u8> {
+    if let Some(size) = mounts::size(app.flags).map_err(Failure::new)? {
+        let path = format!("/hoy{}/disk", volume(app.arg(0))?);
+        app.client.post(path).query("size", size).send()?;
+        if app.flags.count() == 1 {
+            return Ok(0);
+        }
+    }
     let about = app.client.get(volume(app.arg(0))?).fetch()?;
     let cluster = &about["ClusterVolume"];
     if !cluster.is_object() {

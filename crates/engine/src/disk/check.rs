@@ -193,7 +193,7 @@ impl Inner {
         for id in names(&root.join("containers")) {
             let path = root.join("containers").join(&id);
             let mut measure = Measure::new(&go_on);
-            let written = measure_parts(&mut measure, &path, |name| name == "upper");
+            let written = measure_parts(&mut measure, &path, crate::room::is_layer);
             out.containers += written.unwrap_or(0);
             let logs = names(&path).into_iter().filter(|name| is_log(name));
             out.logs += logs.map(|name| blocks_at(&path.join(name))).sum::<u64>();

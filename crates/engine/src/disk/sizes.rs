@@ -245,7 +245,7 @@ impl Inner {
 
     fn measure_container(&self, measure: &mut Measure<'_>, id: &str) -> std::io::Result<Count> {
         let path = self.store.container_directory(id);
-        let bytes = measure_parts(measure, &path, |name| name == "upper")?;
+        let bytes = measure_parts(measure, &path, crate::room::is_layer)?;
         let mut logs = 0;
         for entry in std::fs::read_dir(&path)?.flatten() {
             if is_log(&entry.file_name().to_string_lossy()) {
@@ -309,7 +309,7 @@ pub(crate) fn measure_parts(
         let kind = entry.file_type()?;
         if kind.is_dir() && is_data(&name) {
             bytes += below_unless_mounted(measure, path, &name)?;
-        } else if kind.is_file() && name.ends_with(".img") {
+        } else if kind.is_file() && name.ends_with(hoy_volumes::DISK) {
             bytes += blocks_at(&entry.path());
         }
     }

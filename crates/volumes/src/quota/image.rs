@@ -25,7 +25,8 @@ use super::make::{self, BLOCK, first_guess, make_ext4};
 use crate::mounts::is_mounted;
 use crate::{Result, VolumeError};
 
-const SUFFIX: &str = ".disk";
+/// A directory with a limit has its file system in a file beside it, whose name ends so.
+pub const DISK: &str = ".disk";
 /// What was asked for last, on the file.
 const LIMIT: &str = "trusted.hoy.limit";
 /// Rounds until an ext4 has exactly the size: each one's own needs are less than the last one's.
@@ -37,7 +38,7 @@ const LET_GO: Duration = Duration::from_secs(10);
 /// The file of a directory.
 pub(super) fn file_of(directory: &Path) -> PathBuf {
     let mut file = directory.as_os_str().to_owned();
-    file.push(SUFFIX);
+    file.push(DISK);
     file.into()
 }
 
