@@ -779,7 +779,7 @@ fn upgrade(host: &Host) {
     // Somebody who waits for his chance never gets it.
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let watch = scope.spawn(|| {
             let started = Instant::now();
             let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
             while !stopped() && started.elapsed() < Duration::from_secs(30) {
@@ -800,6 +800,7 @@ fn upgrade(host: &Host) {
         socket.send(b"ping").unwrap();
         assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 4);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        watch.join().unwrap();
         ports.settle();
         assert!(!gone.is_empty() && free("0.0.0.0:9002") && !free("0.0.0.0:9000"));
         say(&stream, b"end.");
