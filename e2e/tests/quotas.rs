@@ -133,9 +133,9 @@ fn nobody_writes_more_than_is_said() {
     let sizes = daemon.docker(&["system", "df", "-v", "--format", "{{json .}}"]).run();
     let sizes: serde_json::Value = serde_json::from_str(sizes.ok()).unwrap();
     let of = |list: &str, field: &str| {
-        let all = sizes[list].as_array().unwrap().iter();
+        let mut all = sizes[list].as_array().unwrap().iter();
         let one = |one: &&serde_json::Value| one[field] == "one" || one[field] == "small";
-        all.filter(one).next().unwrap()["Size"].as_str().unwrap().to_owned()
+        all.find(one).unwrap()["Size"].as_str().unwrap().to_owned()
     };
     for size in [of("Containers", "Names"), of("Volumes", "Name")] {
         assert!(size.contains("MB"), "{size}");
