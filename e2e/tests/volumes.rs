@@ -35,6 +35,23 @@ fn refused(daemon: &Daemon, line: &str, says: &str) {
     assert!(output.stderr.contains(says), "{line}: {}", output.stderr);
 }
 
+/// A mount of the test's own, which goes with it.
+struct Mounted(String);
+
+impl Mounted {
+    fn tmpfs(at: String) -> Self {
+        Run::new("mount").args(["-t", "tmpfs", "x", &at]).run().ok();
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _ = rustix::mount::unmount(self.0.as_str(), flags);
+    }
+}
+
 fn mounts_below(daemon: &Daemon) -> Vec<String> {
     let root = daemon.path("data").display().to_string();
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -229,7 +246,7 @@ fn mounts() {
     std::fs::create_dir_all(room.join("below")).unwrap();
     std::fs::write(room.join("file"), "text\n").unwrap();
     let room = room.display().to_string();
-    Run::new("mount").args(["-t", "tmpfs", "x", &format!("{room}/below")]).run().ok();
+    let below = Mounted::tmpfs(format!("{room}/below"));
     let bind = |rest: &str| format!("--mount type=bind,source={room},target=/r{rest}");
     assert_eq!(sh(&daemon, &bind(""), "busybox", "touch /r/a /r/below/b; cat /r/file"), "text");
     // Read-only means all of it, unless only the top is meant.
@@ -268,6 +285,6 @@ fn mounts() {
         refused(&daemon, &format!("run --rm {flags} busybox true"), says);
     }
     assert!(!daemon.path("data/volumes/a1").exists(), "nothing of a refused one is made");
-    Run::new("umount").args([&format!("{room}/below")]).run().ok();
+    drop(below);
     before.wait_for(&daemon);
 }

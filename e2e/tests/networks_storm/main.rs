@@ -10,6 +10,7 @@ mod room;
 use std::net::IpAddr;
 
 use hoy_client::{Client, Endpoint};
+pub use hoy_e2e::Chance;
 use hoy_testkit::{Daemon, NetNs};
 
 /// A client of the API, for more requests than processes.
@@ -39,16 +40,4 @@ pub fn neighbour(daemon: &Daemon) -> NetNs {
     daemon.netns().sh("ip addr add fd77::1/64 dev out0 nodad");
     outside.sh("ip addr add fd77::2/64 dev out0 nodad");
     outside
-}
-
-/// Numbers that look like chance, the same for the same seed.
-pub struct Chance(pub u64);
-
-impl Chance {
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % bound
-    }
 }
