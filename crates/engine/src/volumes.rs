@@ -212,7 +212,6 @@ impl Inner {
         if ticket.layers.is_empty() {
             return Ok(());
         }
-        // A layer that does not name the target cannot have it: most do not.
         let root = hoy_runtime::image_root(&ticket.layers).map_err(failed(doing))?;
         let found = match RootFd::new(root).handle(target, Links::Inside) {
             Ok(found) => found,
