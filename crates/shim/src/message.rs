@@ -10,7 +10,7 @@ use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change that an older peer could not read.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// The first version that knows `Keep` and `Kept`; an older shim hangs up on what it cannot read.
 pub const KEEPS_SINCE: u32 = 5;
 
