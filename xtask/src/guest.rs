@@ -48,7 +48,9 @@ pub fn run(args: &[String]) -> Result<u8> {
     let target = programs::target_directory();
     let programs = target.join("programs");
     programs::build_into(&programs, Effort::Quick)?;
-    let tests = chosen(programs::build_tests(TESTED)?, &request.names)?;
+    let mut tests = programs::build_tests()?;
+    tests.retain(|test| !test.unit && TESTED.contains(&test.package.as_str()));
+    let tests = chosen(tests, &request.names)?;
     let kernel = kernel::Kernel::fetch(&target.join("guest"))?;
     let directory = Directory::make(&target.join("guest"))?;
     let archive = directory.0.join("archive");
@@ -195,6 +197,7 @@ mod tests {
             ["doors", "leaks", "cgroup-kernel"]
                 .map(|name| TestProgram {
                     name: name.to_owned(),
+                    unit: false,
                     package: String::new(),
                     path: PathBuf::new(),
                 })

@@ -4,6 +4,7 @@
 //! all that anybody needs.
 
 mod guest;
+mod lanes;
 mod programs;
 mod tasks;
 
@@ -13,7 +14,8 @@ const USAGE: &str = "Usage: cargo xtask TASK
 
 Tasks:
   check             formatting, lints and documentation, warnings denied
-  test [ARGS]       what the tests need, then all of them; ARGS go to cargo test
+  test [ARGS]       what the tests need, then all of them, programs beside each other; with ARGS
+                    what cargo test runs with these
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
   bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota
   demo              a web server in a container, published, asked and ended

@@ -66,18 +66,21 @@ pub fn build_weakened_into(directory: &Path) -> Result<()> {
 pub struct TestProgram {
     /// As cargo's `--test`; with the package before it, `cgroup-kernel`, where that is not e2e.
     pub name: String,
+    /// Of a crate's own tests: `cgroup-unit`.
+    pub unit: bool,
     /// The package's directory below the workspace's root.
     pub package: String,
     pub path: PathBuf,
 }
 
-/// Builds the test programs, static, and says where those of these directories are.
-pub fn build_tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
+/// Builds the test programs, static, and says where they are.
+pub fn build_tests() -> Result<Vec<TestProgram>> {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(workspace())
-        // All of them, as `test` builds them: fewer would have other features, and be compiled anew.
-        .args(["test", "--no-run", "--tests", "--workspace", "--target", GNU])
+        // All of them: fewer would have other features, and be compiled anew. Documentation has
+        // no tests of its own.
+        .args(["test", "--no-run", "--lib", "--bins", "--tests", "--workspace", "--target", GNU])
         .arg("--message-format=json-render-diagnostics")
         .env("RUSTFLAGS", STATIC)
         .stderr(Stdio::inherit());
@@ -87,24 +90,27 @@ pub fn build_tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
     }
     let text = String::from_utf8(output.stdout).context("cargo's messages")?;
     let root = workspace().canonicalize().context("find the workspace")?;
-    let all = text.lines().filter_map(|line| test_program(line, &root));
-    Ok(all.filter(|program| packages.contains(&program.package.as_str())).collect())
+    Ok(text.lines().filter_map(|line| test_program(line, &root)).collect())
 }
 
 /// What one of cargo's messages says of a test program, if it is about one.
 fn test_program(message: &str, root: &Path) -> Option<TestProgram> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     let target = message.get("target")?;
-    let is_test = target.get("kind")?.as_array()?.iter().any(|kind| kind == "test");
+    let unit = !target.get("kind")?.as_array()?.iter().any(|kind| kind == "test");
+    if !message.get("profile")?.get("test")?.as_bool()? {
+        return None;
+    }
     let path = message.get("executable")?.as_str()?;
     let manifest = Path::new(message.get("manifest_path")?.as_str()?);
     let package = manifest.parent()?.strip_prefix(root).ok()?.to_str()?;
     let name = target.get("name")?.as_str()?;
     let name = match package.rsplit('/').next()? {
+        other if unit => format!("{other}-unit"),
         "e2e" => name.to_owned(),
         other => format!("{other}-{name}"),
     };
-    is_test.then(|| TestProgram { name, package: package.to_owned(), path: path.into() })
+    Some(TestProgram { name, unit, package: package.to_owned(), path: path.into() })
 }
 
 /// musl where its standard library is installed or can be; else static glibc.

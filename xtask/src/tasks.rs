@@ -1,11 +1,13 @@
 //! The tasks themselves.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::lanes;
 use crate::programs::{self, Effort, run, workspace};
 
 /// What the tests call besides cargo, by Debian package and the file that shows it is there.
@@ -65,17 +67,22 @@ pub fn test(args: &[String]) -> Result<()> {
     programs::build_into(&directory, Effort::Quick)?;
     // What it could not make is told by the test that needs it.
     let _ = images.join();
-    let mut test = as_built("test");
-    // Documentation has no tests of its own: looking for them takes a while.
-    test.args(["--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
-        .args(args)
-        .env("HOY_PROGRAMS", &directory)
-        .env("HOY_WEAK_PROGRAMS", &weakened);
+    let mut environment = vec![
+        ("HOY_PROGRAMS", OsString::from(directory)),
+        ("HOY_WEAK_PROGRAMS", OsString::from(weakened)),
+    ];
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         // They wait more than they work: for daemons, packets and deadlines.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        test.env("RUST_TEST_THREADS", (processors + 1).to_string());
+        environment.push(("RUST_TEST_THREADS", (processors + 1).to_string().into()));
     }
+    if args.is_empty() {
+        return lanes::run(programs::build_tests()?, &environment);
+    }
+    let mut test = as_built("test");
+    test.args(["--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
+        .args(args)
+        .envs(environment);
     run(&mut test)
 }
 
