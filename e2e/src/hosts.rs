@@ -59,8 +59,13 @@ impl Host {
 
     /// The test on a host of its own for each way to see bridged packets.
     pub fn each(test: impl Fn(&mut Self) + Sync) {
+        Self::each_with(&[], test);
+    }
+
+    /// The same with a daemon of these arguments.
+    pub fn each_with(arguments: &[&str], test: impl Fn(&mut Self) + Sync) {
         let one = |filter: bool| {
-            let mut host = Self::start_with(filter, &[]);
+            let mut host = Self::start_with(filter, arguments);
             test(&mut host);
             host.end();
         };

@@ -85,6 +85,51 @@ fn apart_within_a_network() {
     });
 }
 
+/// Where containers are kept apart a link opens what the other one exposes, to who has the link.
+#[test]
+fn linked_though_apart() {
+    Host::each_with(&["--icc=false", "--ipv6", "--fixed-cidr-v6=fd88::/64"], |host| {
+        host.site("web", "--expose 80 --expose 53/udp");
+        host.site("ask", "--link web:w --expose 80");
+        host.site("other", "--expose 80");
+        let at =
+            |host: &Host, name: &str| [0, 1].map(|family| host.address(name, "bridge", family));
+        let linked = |host: &Host| {
+            let (web, ask, other) = (at(host, "web"), at(host, "ask"), at(host, "other"));
+            for address in &web {
+                assert!(host.get("ask", address).starts_with("web"), "{address}");
+                let line = format!("nslookup who.test {address}");
+                assert!(host.inside("ask", &line).stdout.contains("192.0.2.80"), "{address}");
+            }
+            // Much waiting, all at once.
+            std::thread::scope(|scope| {
+                scope.spawn(|| host.nothing("ask", &[&other[0], &other[1]]));
+                scope.spawn(|| host.nothing("web", &[&ask[0], &ask[1], &other[0], &other[1]]));
+                scope.spawn(|| host.nothing("other", &[&web[0], &web[1], &ask[0], &ask[1]]));
+                let ping = host.inside("ask", &format!("ping -c 1 -W 1 {}", web[0]));
+                assert_ne!(ping.code, Some(0), "only what is exposed");
+            });
+        };
+        assert!(host.get("ask", "w").starts_with("web"));
+        linked(host);
+        // It comes back elsewhere, and somebody else has its address.
+        let before = at(host, "web");
+        host.docker("stop -t 0 web");
+        host.site("squatter", "--expose 80");
+        host.docker("start web");
+        assert_ne!(at(host, "web"), before);
+        host.nothing("ask", &[&before[0], &before[1]]);
+        host.daemon.kill();
+        host.daemon.launch();
+        let listens = "grep -q ':0050 .* 0A ' /proc/net/tcp /proc/net/tcp6";
+        wait_until("it listens", || host.inside("web", listens).code == Some(0));
+        linked(host);
+        host.docker("rm -f ask");
+        assert_eq!(host.daemon.netns().sh("nft list tables").matches("bridge hoy").count(), 0);
+        host.nothing("other", &[&at(host, "web")[0]]);
+    });
+}
+
 /// A published port: from outside with the client's own address, from the host by every address,
 /// from other networks, from its own network and from the container itself.
 #[test]

@@ -271,6 +271,7 @@ impl Inner {
             stop: Mutex::new(Some(stop)),
         };
         inner.take_up_volumes(&records);
+        inner.open_links_again(&records);
         Ok((inner, records))
     }
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use hoy_network::Endpoint;
+use hoy_types::PortSpec;
 use hoy_wire::HostConfig;
 
 use crate::engine::{Inner, hostname};
 use crate::error::{Error, Result};
+use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
 
 /// A container that another one knows by a name of its own.
@@ -72,8 +75,7 @@ impl Inner {
         for link in record.host.links.iter().flatten() {
             let (name, alias) = split(link)?;
             let other = self.registry.find(name)?.record();
-            let together =
-                |one: &&hoy_network::Endpoint| record.network.attachment(&one.network).is_some();
+            let together = |one: &&Endpoint| record.network.attachment(&one.network).is_some();
             let endpoint = other.network.endpoints.iter().find(together);
             if !other.state.phase.is_alive() {
                 return Err(Error::system(format!(
@@ -98,6 +100,70 @@ impl Inner {
         Ok(out)
     }
 
+    /// On the default bridge a link opens what the other container exposes, where containers are
+    /// kept apart: by a container that starts, and to it by those that know it and run. Blocks.
+    pub fn open_links(&self, record: &Record, endpoints: &[Endpoint]) -> Result<()> {
+        let Some(own) = self.apart_on_the_bridge(endpoints) else { return Ok(()) };
+        let mut others = Vec::new();
+        for link in record.host.links.iter().flatten() {
+            let (name, _) = split(link)?;
+            others.push((true, self.registry.find(name)?.record()));
+        }
+        let running = self.registry.all().into_iter().map(|handle| handle.record());
+        others.extend(
+            running.filter(|other| self.is_linked(other, record)).map(|other| (false, other)),
+        );
+        let links: Vec<_> = others
+            .iter()
+            .filter_map(|(to, other)| {
+                let end = self.apart_on_the_bridge(&other.network.endpoints)?;
+                let (from, to, ports) = match to {
+                    true => (own, end, exposed(other)),
+                    false => (end, own, exposed(record)),
+                };
+                Some(hoy_network::Link { from, to, ports })
+            })
+            .collect();
+        self.network.link(&links).map_err(network_error)
+    }
+
+    /// What runs since before the daemon began.
+    pub fn open_links_again(&self, records: &[Record]) {
+        let find = |name: &str| {
+            let by = |record: &&Record| record.name == name || record.id.as_str() == name;
+            records.iter().find(by)
+        };
+        let mut links = Vec::new();
+        for record in records {
+            for link in record.host.links.iter().flatten() {
+                if let Ok((name, _)) = split(link)
+                    && let Some(other) = find(name)
+                    && let Some(from) = self.apart_on_the_bridge(&record.network.endpoints)
+                    && let Some(to) = self.apart_on_the_bridge(&other.network.endpoints)
+                {
+                    links.push(hoy_network::Link { from, to, ports: exposed(other) });
+                }
+            }
+        }
+        if let Err(error) = self.network.link_again(&links) {
+            tracing::error!(%error, "ports of linked containers");
+        }
+    }
+
+    /// Whether a container that runs has a link to another.
+    fn is_linked(&self, record: &Record, to: &Record) -> bool {
+        let mut links = record.host.links.iter().flatten().filter_map(|link| split(link).ok());
+        links.any(|(name, _)| {
+            self.registry.find(name).is_ok_and(|handle| handle.record().id == to.id)
+        })
+    }
+
+    /// The endpoint on the default bridge, if that keeps its containers apart.
+    fn apart_on_the_bridge<'a>(&self, endpoints: &'a [Endpoint]) -> Option<&'a Endpoint> {
+        let on = |one: &&Endpoint| one.network_name == "bridge" && !one.interface.is_empty();
+        endpoints.iter().find(on).filter(|one| self.network.keeps_apart(&one.network))
+    }
+
     /// Whether links mean names in the hosts file: only where no name server answers.
     pub fn links_of_the_bridge(&self, record: &Record) -> Result<Vec<Link>> {
         if record.network.mode != NetworkMode::Networks || self.has_names(record) {
@@ -107,16 +173,22 @@ impl Inner {
     }
 }
 
+/// What a container says that it serves, and what it publishes.
+fn exposed(record: &Record) -> Vec<PortSpec> {
+    let mut ports: Vec<PortSpec> =
+        record.config.exposed_ports.keys().filter_map(|port| port.parse().ok()).collect();
+    let published = record.host.port_bindings.iter().flatten();
+    ports.extend(published.filter_map(|(port, _)| port.parse::<PortSpec>().ok()));
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
 /// What Docker tells a container of another that it is linked to.
 fn environment(own: &str, alias: &str, address: IpAddr, other: &Record) -> Vec<(String, String)> {
     let prefix = alias.replace('-', "_").to_ascii_uppercase();
-    let mut ports: Vec<hoy_types::PortSpec> =
-        other.config.exposed_ports.keys().filter_map(|port| port.parse().ok()).collect();
-    let published = other.host.port_bindings.iter().flatten();
-    ports.extend(published.filter_map(|(port, _)| port.parse::<hoy_types::PortSpec>().ok()));
-    ports.sort();
-    ports.dedup();
-    let url = |port: &hoy_types::PortSpec| format!("{}://{address}:{}", port.protocol, port.port);
+    let ports = exposed(other);
+    let url = |port: &PortSpec| format!("{}://{address}:{}", port.protocol, port.port);
     let mut out = BTreeMap::new();
     if let Some(first) = ports.first() {
         out.insert(format!("{prefix}_PORT"), url(first));

@@ -72,9 +72,11 @@ impl Inner {
         let ticket = ticket.map_err(network_error).map_err(set_up)?;
         // Before anything runs in it: a daemon killed from here on finds its own again.
         if !ticket.endpoints.is_empty()
-            && let Err(error) = self.note_endpoints(&record.id, &ticket.endpoints)
+            && let Err(error) = self
+                .note_endpoints(&record.id, &ticket.endpoints)
+                .and_then(|()| self.open_links(record, &ticket.endpoints))
         {
-            self.network.release(&ticket.endpoints);
+            self.give_back(&record.id, &ticket.endpoints);
             return Err(error);
         }
         Ok(Sandbox::Made(ticket))
@@ -210,7 +212,8 @@ impl Inner {
             self.network.connect(netns.as_fd(), name, &bindings, &record.network.endpoints, spec);
         self.remember_forwarding(before);
         let all = all.map_err(network_error)?;
-        if let Err(error) = self.note_endpoints(&record.id, &all) {
+        let kept = self.note_endpoints(&record.id, &all);
+        if let Err(error) = kept.and_then(|()| self.open_links(record, &all)) {
             let _ = self.network.disconnect(netns.as_fd(), name, &bindings, &all, &spec.network);
             return Err(error);
         }

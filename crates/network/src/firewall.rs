@@ -37,6 +37,8 @@
 //!
 //! Marks do not cross the border of a network namespace, so that no container can set it.
 
+mod openings;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -50,8 +52,10 @@ use hoy_netlink::{NetlinkError, Socket, SocketKind};
 use hoy_types::Protocol;
 
 use crate::NetworkError;
+use openings::Openings;
+pub(crate) use openings::{Opening, Place};
 
-/// Our table.
+/// Our table; of the family bridge as well, where openings need it.
 pub const TABLE: &str = "hoy";
 /// People's table, with one chain `forward`.
 pub const USER_TABLE: &str = "hoy-user";
@@ -138,6 +142,8 @@ const PAIR: &[Field] = &[Field::Interface, Field::Interface];
 const PORT: &[Field] = &[Field::Protocol, Field::Port];
 const SERVICE4: &[Field] = &[Field::Ipv4, Field::Protocol, Field::Port];
 const SERVICE6: &[Field] = &[Field::Ipv6, Field::Protocol, Field::Port];
+const LINK4: &[Field] = &[Field::Ipv4, Field::Ipv4, Field::Protocol, Field::Port];
+const LINK6: &[Field] = &[Field::Ipv6, Field::Ipv6, Field::Protocol, Field::Port];
 const TARGET4: Data = Data::Fields(&[Field::Ipv4, Field::Port]);
 const TARGET6: Data = Data::Fields(&[Field::Ipv6, Field::Port]);
 
@@ -174,8 +180,11 @@ const ROUTED6: Set = set(20, "routed6", INTERFACE, Data::Nothing);
 /// Published ports of containers that other hosts reach directly, too, where people want that.
 const DIRECT4: Set = set(21, "direct4", SERVICE4, Data::Nothing);
 const DIRECT6: Set = set(22, "direct6", SERVICE6, Data::Nothing);
+/// Who may reach which port of whom, where containers are apart.
+const LINKS4: Set = set(23, "links4", LINK4, Data::Nothing);
+const LINKS6: Set = set(24, "links6", LINK6, Data::Nothing);
 
-const SETS: [Set; 22] = [
+const SETS: [Set; 24] = [
     PORTS4,
     PORTS6,
     ANY4,
@@ -198,6 +207,8 @@ const SETS: [Set; 22] = [
     ROUTED6,
     DIRECT4,
     DIRECT6,
+    LINKS4,
+    LINKS6,
 ];
 
 /// Between containers of a network that wants them apart.
@@ -228,10 +239,9 @@ fn chains(closed: Closed) -> Vec<Chain> {
         vec![outside(), E::Ipv4, E::Destination { network: loopback, prefix: 8 }, E::Drop],
         vec![outside(), E::Ipv4, E::Source { network: loopback, prefix: 8 }, E::Drop],
     ];
-    let apart = vec![vec![E::Status(STATUS_DNAT), E::Accept], vec![E::Drop]];
     let kept = E::In { load: &[Load::Protocol, Load::DestinationPort], set: KEPT, is: true };
     vec![
-        Chain { name: APART, base: None, rules: apart },
+        Chain { name: APART, base: None, rules: apart_rules() },
         base("loopback", ChainKind::Filter, Hook::Prerouting, RAW, never),
         base("prerouting", ChainKind::Nat, Hook::Prerouting, DSTNAT, publication_rules()),
         base("output", ChainKind::Nat, Hook::Output, DSTNAT, publication_rules()),
@@ -277,6 +287,25 @@ fn publication_rules() -> Vec<Vec<E>> {
         ],
         vec![E::Ipv6, E::LocalDestination, E::DnatBy { load: any, map: ANY6, v6: true }],
     ]
+}
+
+/// What is published is for all; what was opened is for whom it was opened to, and of that what
+/// belongs to it. Who has which address can be asked: in IPv4, too, that is not seen here.
+fn apart_rules() -> Vec<Vec<E>> {
+    let link4 = &[Load::Source4, Load::Destination4, Load::Protocol, Load::DestinationPort];
+    let link6 = &[Load::Source6, Load::Destination6, Load::Protocol, Load::DestinationPort];
+    let mut rules = vec![
+        vec![E::Status(STATUS_DNAT), E::Accept],
+        vec![E::State(STATE_ESTABLISHED | STATE_RELATED), E::Accept],
+        vec![E::Ipv4, E::In { load: link4, set: LINKS4, is: true }, E::Accept],
+        vec![E::Ipv6, E::In { load: link6, set: LINKS6, is: true }, E::Accept],
+    ];
+    rules.extend(
+        openings::NEIGHBOURS
+            .map(|kind| vec![E::Ipv6, E::Protocol(ICMPV6), E::IcmpType(kind), E::Accept]),
+    );
+    rules.push(vec![E::Drop]);
+    rules
 }
 
 /// In order: people's exceptions; within one network; internal networks, before anything can call
@@ -398,6 +427,14 @@ impl Elements {
         self.sets().for_each(|(set, elements)| {
             transaction.remove(set, elements);
         });
+    }
+
+    fn opening(&mut self, opening: &Opening) {
+        for (set, element) in openings::elements(opening) {
+            let slot = self.0.entry(set.id).or_default();
+            slot.0.push(element);
+            slot.1 = Some(set);
+        }
     }
 
     fn bridge(&mut self, rules: &BridgeRules) {
@@ -524,6 +561,7 @@ pub struct Firewall {
     closed: Closed,
     bridges: BTreeMap<String, BridgeRules>,
     publications: HashMap<Key, Publication>,
+    openings: Openings,
     /// How many publications stand behind an element that can have several.
     shared: HashMap<(u32, Vec<u8>), usize>,
     /// Published ports are reached directly, too.
@@ -543,6 +581,8 @@ struct Installed {
     rules: Vec<(String, u64)>,
     /// The ruleset's generation when it was seen whole.
     seen: Option<u32>,
+    /// The table for bridges, where there is one.
+    bridged: Option<(u64, Vec<u64>)>,
 }
 
 impl Firewall {
@@ -553,6 +593,7 @@ impl Firewall {
             closed: Closed::default(),
             bridges: BTreeMap::new(),
             publications: HashMap::new(),
+            openings: Openings::default(),
             shared: HashMap::new(),
             direct: false,
             installed: None,
@@ -799,7 +840,8 @@ impl Firewall {
         }
         let whole = is_whole(&mut self.nft, installed)?
             && (installed.owned || self.counts_agree()?)
-            && has_user_table(&mut self.nft)?;
+            && has_user_table(&mut self.nft)?
+            && self.bridged_is_whole()?;
         if whole {
             if let Some(installed) = &mut self.installed {
                 installed.seen = Some(generation);
@@ -826,6 +868,9 @@ impl Firewall {
         let mut elements = self.count();
         for rules in self.bridges.values() {
             elements.bridge(rules);
+        }
+        for opening in self.openings.iter() {
+            elements.opening(opening);
         }
         elements
     }
@@ -871,8 +916,9 @@ impl Firewall {
         let handle = ours.map_or(0, |table| table.handle);
         let rules = if owned { Vec::new() } else { rules(&mut self.nft)? };
         // Not `seen`: somebody may have been quicker than we looked.
-        self.installed = Some(Installed { owned, handle, rules, seen: None });
-        Ok(())
+        let bridged = self.installed.take().and_then(|before| before.bridged);
+        self.installed = Some(Installed { owned, handle, rules, seen: None, bridged });
+        self.repair_bridged()
     }
 
     /// Why the table cannot be replaced, where it is somebody else's.
@@ -922,7 +968,7 @@ impl Firewall {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(openings::remove(&mut self.nft)?)
     }
 }
 

@@ -31,7 +31,7 @@ pub use firewall::{
 pub use host::{Forwarding, parse_mac};
 pub use inside::open_sockets_in;
 pub use keeper::KeeperPlace;
-pub use networks::{Networks, Ticket};
+pub use networks::{Link, Networks, Ticket};
 pub use ports::{BoundPort, Carrier, Families, Ports, Wanted};
 pub use sandbox::{Endpoint, EndpointSpec, SandboxSpec};
 pub use spec::{
@@ -101,6 +101,12 @@ pub enum NetworkError {
         upper = .0.to_uppercase()
     )]
     NoDriver(&'static str),
+    #[error(
+        "this kernel has no rules for bridged packets (CONFIG_NF_TABLES_BRIDGE): ports cannot be \
+         opened to a linked container where containers are kept apart (icc=false), unless \
+         net.bridge.bridge-nf-call-iptables is 1"
+    )]
+    NoBridgeRules,
     #[error(
         "driver failed programming external connectivity on endpoint {name} ({endpoint}): {reason}"
     )]

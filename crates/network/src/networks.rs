@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hoy_netlink::route::Address;
 use hoy_netlink::{Socket, SocketKind};
-use hoy_types::PortBinding;
+use hoy_types::{PortBinding, PortSpec};
 
 use crate::address::{Cidr, Claim, Pool};
 use crate::dns::DnsSockets;
-use crate::firewall::{Closed, Firewall, Flows, GatewayMode, Publication};
+use crate::firewall::{Closed, Firewall, Flows, GatewayMode, Opening, Place, Publication};
 use crate::host::{self, Forwarding};
 use crate::inside::{self, LinkPlan};
 use crate::ports::{BoundPort, Families, Ports, Wanted};
@@ -27,7 +27,7 @@ use crate::watch::Watcher;
 use crate::{NetworkError, Settings};
 
 /// Our interfaces' names begin with this.
-const PREFIX: &str = "hv";
+pub(crate) const PREFIX: &str = "hv";
 
 /// A network namespace, ready to be entered.
 #[derive(Debug)]
@@ -59,6 +59,14 @@ struct State {
     flows: Flows,
 }
 
+/// One container that knows another, and may reach ports of it that are for others closed.
+#[derive(Clone, Debug)]
+pub struct Link<'a> {
+    pub from: &'a Endpoint,
+    pub to: &'a Endpoint,
+    pub ports: Vec<PortSpec>,
+}
+
 /// A network and what is given of it.
 #[derive(Debug)]
 struct Net {
@@ -88,6 +96,10 @@ impl Net {
             Pool::new(pool.subnet, pool.range, &aside)
         });
         Ok(Self { pools: pools.collect(), kind, link: None, endpoints: 0, spec })
+    }
+
+    fn keeps_apart(&self) -> bool {
+        matches!(&self.kind, Kind::Bridge(options) if !options.icc)
     }
 
     fn prefix(&self) -> &str {
@@ -393,11 +405,44 @@ impl Networks {
         Ok(left)
     }
 
+    /// Whether containers of a network are kept apart, so that a link must open ports.
+    pub fn keeps_apart(&self, network: &str) -> bool {
+        self.state().nets.get(network).is_some_and(Net::keeps_apart)
+    }
+
+    /// Opens ports of some endpoints to others, where their network keeps them apart.
+    pub fn link(&self, links: &[Link<'_>]) -> Result<(), NetworkError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let isolated = !host::filters_bridges();
+        for link in links {
+            let Some(opening) = state.opening(link) else { continue };
+            state.firewall.open_ports(opening, isolated)?;
+            // Only now: until here nothing was between them.
+            for end in [link.from, link.to].iter().filter(|_| isolated) {
+                state.route.set_bridge_port(&end.interface, true, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was opened before this daemon began, and nothing else.
+    pub fn link_again(&self, links: &[Link<'_>]) -> Result<(), NetworkError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let openings: Vec<Opening> = links.iter().filter_map(|link| state.opening(link)).collect();
+        state.firewall.open_again(openings, !host::filters_bridges())
+    }
+
     /// Takes endpoints back. Their interfaces go with their namespace, by the kernel.
     pub fn release(&self, endpoints: &[Endpoint]) {
         let mut guard = self.state();
         let state = &mut *guard;
         state.close_ports(endpoints);
+        let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
+        if let Err(error) = state.firewall.close_ports(gone) {
+            tracing::warn!(%error, "ports stay open to a linked container");
+        }
         for endpoint in endpoints {
             let Some(net) = state.nets.get_mut(&endpoint.network) else { continue };
             for cidr in [endpoint.v4, endpoint.v6].into_iter().flatten() {
@@ -728,6 +773,15 @@ impl State {
         };
         endpoints.push(endpoint);
         Ok(plan.with_sysctls(wanted.sysctls.clone()))
+    }
+
+    fn opening(&self, link: &Link<'_>) -> Option<Opening> {
+        let apart = self.nets.get(&link.from.network).is_some_and(Net::keeps_apart);
+        (apart && link.from.network == link.to.network).then(|| Opening {
+            from: Place::of(link.from),
+            to: Place::of(link.to),
+            ports: link.ports.iter().copied().collect(),
+        })
     }
 
     /// Makes the interface of an endpoint in its namespace.

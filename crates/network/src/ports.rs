@@ -6,8 +6,9 @@
 //! the one helper of the host, which holds all these sockets and outlives the daemon. The client's
 //! address cannot be kept there: the container sees the host's.
 //!
-//! More than [`HELD_AT_ONCE`] ports in one request are not held: the kernel is asked once who has
-//! them, and they are remembered here alone. The keeper does not carry such either.
+//! More than [`HELD_AT_ONCE`] ports in one request are not held, but for those that the keeper
+//! carries: the kernel is asked once who has them, and they are remembered here alone. Where there
+//! are not enough descriptors for what the keeper would carry, the kernel's part is published alone.
 
 mod busy;
 mod places;
@@ -24,7 +25,7 @@ use crate::keeper::{Hold, Holder, KeeperPlace, Key};
 use busy::Busy;
 use places::{Place, places};
 
-/// More in one request are checked, not held.
+/// More in one request are checked, not held, if the kernel carries them.
 pub const HELD_AT_ONCE: usize = 1000;
 /// How often other ports are tried in place of those that somebody took since the kernel was asked.
 const ATTEMPTS: usize = 64;
@@ -287,13 +288,12 @@ impl State {
 
     fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<Vec<BoundPort>, String> {
         let mut wide = wanted.bindings.len() > HELD_AT_ONCE;
-        let mut jobs = self.jobs(wanted, wide);
-        let sockets: usize = jobs.iter().map(|job| job.places.len()).sum();
-        if !wide && self.taken.held + sockets > self.holder.limit() {
-            wide = true;
-            jobs = self.jobs(wanted, wide);
-        }
-        if wide {
+        let mut jobs = jobs(wanted);
+        let room = self.holder.limit().saturating_sub(self.taken.held);
+        let places = || jobs.iter().flat_map(|job| &job.places);
+        wide |= places().count() > room;
+        if wide && places().filter(|place| place.by != Carrier::Kernel).count() > room {
+            jobs = self::jobs(&Wanted { proxied: false, ..*wanted });
             lost(wanted, &jobs)?;
         }
         let mut out: Vec<(usize, BoundPort)> = Vec::new();
@@ -309,32 +309,6 @@ impl State {
         }
         out.sort_by_key(|(at, port)| (*at, port.host_ip.is_ipv6()));
         Ok(out.into_iter().map(|(_, port)| port).collect())
-    }
-
-    fn jobs(&self, wanted: &Wanted<'_>, wide: bool) -> Vec<Job> {
-        let wanted = Wanted { proxied: wanted.proxied && !wide, ..*wanted };
-        let mut range = None;
-        let mut jobs: Vec<Job> = Vec::with_capacity(wanted.bindings.len());
-        for (at, binding) in wanted.bindings.iter().enumerate() {
-            let places = places(&wanted, binding);
-            if places.is_empty() {
-                continue;
-            }
-            let choice = match binding.host_ports {
-                Some((first, last)) if first == last && first != 0 => Choice::Fixed(first),
-                Some((first, last)) if first != 0 && first < last => {
-                    Choice::Any { first, last, begin: first, tried: 0, ephemeral: false }
-                }
-                _ => {
-                    let (first, last) = *range.get_or_insert_with(ephemeral_range);
-                    Choice::Any { first, last, begin: first, tried: 0, ephemeral: true }
-                }
-            };
-            jobs.push(Job { binding: at, places, choice, port: None });
-        }
-        // Stable: within a rank in the order in which they were asked for.
-        jobs.sort_by_key(|job| job.choice.rank());
-        jobs
     }
 
     /// Finds a port for each job and holds it. What is done is in `out`, also after an error.
@@ -367,7 +341,7 @@ impl State {
             if fresh.is_empty() {
                 return Ok(());
             }
-            let failed = if wide { Vec::new() } else { self.hold(&fresh)? };
+            let failed = self.hold(&fresh, wide)?;
             let again = self.take_back(jobs, &failed, &mut fresh);
             out.extend(fresh.into_iter().map(|(index, port)| (jobs[index].binding, port)));
             match again {
@@ -429,15 +403,23 @@ impl State {
             };
             let ports: Vec<BoundPort> = job.places.iter().map(bound).collect();
             for port in &ports {
-                self.taken.add(&port.key(), (!wide).then(|| port.hold()));
+                self.taken.add(&port.key(), is_held(port, wide).then(|| port.hold()));
             }
             return Ok(ports);
         }
     }
 
     /// Which could not be held, and why.
-    fn hold(&mut self, fresh: &[(usize, BoundPort)]) -> Result<Vec<(usize, Key, Errno)>, String> {
-        let holds: Vec<Hold> = fresh.iter().map(|(_, port)| port.hold()).collect();
+    fn hold(
+        &mut self,
+        fresh: &[(usize, BoundPort)],
+        wide: bool,
+    ) -> Result<Vec<(usize, Key, Errno)>, String> {
+        let held = || fresh.iter().filter(|(_, port)| is_held(port, wide));
+        let holds: Vec<Hold> = held().map(|(_, port)| port.hold()).collect();
+        if holds.is_empty() {
+            return Ok(Vec::new());
+        }
         let result = self.holder.hold(&holds);
         if self.holder.take_renewed() && self.taken.held > holds.len() {
             self.hold_again();
@@ -450,8 +432,8 @@ impl State {
                 return Err(reason);
             }
         };
-        let failures = fresh.iter().zip(results);
-        Ok(failures
+        Ok(held()
+            .zip(results)
             .filter_map(|((index, port), result)| Some((*index, port.key(), result.err()?)))
             .collect())
     }
@@ -525,6 +507,36 @@ impl State {
     }
 }
 
+fn jobs(wanted: &Wanted<'_>) -> Vec<Job> {
+    let mut range = None;
+    let mut jobs: Vec<Job> = Vec::with_capacity(wanted.bindings.len());
+    for (at, binding) in wanted.bindings.iter().enumerate() {
+        let places = places(wanted, binding);
+        if places.is_empty() {
+            continue;
+        }
+        let choice = match binding.host_ports {
+            Some((first, last)) if first == last && first != 0 => Choice::Fixed(first),
+            Some((first, last)) if first != 0 && first < last => {
+                Choice::Any { first, last, begin: first, tried: 0, ephemeral: false }
+            }
+            _ => {
+                let (first, last) = *range.get_or_insert_with(ephemeral_range);
+                Choice::Any { first, last, begin: first, tried: 0, ephemeral: true }
+            }
+        };
+        jobs.push(Job { binding: at, places, choice, port: None });
+    }
+    // Stable: within a rank in the order in which they were asked for.
+    jobs.sort_by_key(|job| job.choice.rank());
+    jobs
+}
+
+/// Whether there is a socket for a port; of many only for those that the keeper carries.
+fn is_held(port: &BoundPort, wide: bool) -> bool {
+    !wide || port.by != Carrier::Kernel
+}
+
 fn protocols(wanted: &Wanted<'_>) -> Vec<Protocol> {
     let mut all: Vec<Protocol> = wanted.bindings.iter().map(|b| b.container.protocol).collect();
     all.sort_unstable();
@@ -542,8 +554,8 @@ fn lost(wanted: &Wanted<'_>, jobs: &[Job]) -> Result<(), String> {
     match all.find(lost) {
         None => Ok(()),
         Some((_, binding)) => Err(format!(
-            "publish {}: this needs a proxy, which is only for up to {HELD_AT_ONCE} ports at once \
-             and as many in all as there are descriptors",
+            "publish {}: this needs a proxy, of which there are as many as half of the descriptors \
+             that the daemon may have (LimitNOFILE)",
             binding.container
         )),
     }

@@ -22,6 +22,7 @@ const ANSWER: u32 = R0 + 8;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
+const META_ETHERTYPE: u32 = 1;
 const META_MARK: u32 = 3;
 const META_INTERFACE_IN: u32 = 6;
 const META_INTERFACE_OUT: u32 = 7;
@@ -69,6 +70,19 @@ pub enum Expression {
         name: String,
         is: bool,
     },
+    /// The interface's name begins so.
+    InterfaceInPrefix(&'static str),
+    InterfaceOutPrefix(&'static str),
+    /// What a frame carries: in tables of bridges, where `Ipv4` and `Ipv6` are never true.
+    EtherType(u16),
+    /// TCP that begins a connection. The protocol must have been asked for before.
+    Begins,
+    /// The protocol, ICMP or ICMPv6, must have been asked for before.
+    IcmpType(u8),
+    /// A piece of a packet that does not say to which port it goes. What the frame carries must
+    /// have been asked for before.
+    LaterFragment4,
+    LaterFragment6,
     /// The family must have been asked for before.
     Source {
         network: IpAddr,
@@ -159,6 +173,42 @@ impl Expression {
                 meta(list, R0, META_INTERFACE_OUT);
                 compare(list, *is, &interface(name));
             }
+            Self::InterfaceInPrefix(prefix) => {
+                meta(list, R0, META_INTERFACE_IN);
+                compare(list, true, prefix.as_bytes());
+            }
+            Self::InterfaceOutPrefix(prefix) => {
+                meta(list, R0, META_INTERFACE_OUT);
+                compare(list, true, prefix.as_bytes());
+            }
+            Self::EtherType(number) => {
+                meta(list, R0, META_ETHERTYPE);
+                compare(list, true, &number.to_be_bytes());
+            }
+            Self::Begins => {
+                const SYN: u8 = 2;
+                const ACK: u8 = 16;
+                payload(list, R0, TRANSPORT_HEADER, 13, 1);
+                mask(list, &[SYN | ACK]);
+                compare(list, true, &[SYN]);
+            }
+            Self::IcmpType(number) => {
+                payload(list, R0, TRANSPORT_HEADER, 0, 1);
+                compare(list, true, &[*number]);
+            }
+            Self::LaterFragment4 => {
+                payload(list, R0, NETWORK_HEADER, 6, 2);
+                mask(list, &0x1fff_u16.to_be_bytes());
+                compare(list, false, &[0; 2]);
+            }
+            Self::LaterFragment6 => {
+                const FRAGMENT: u8 = 44;
+                payload(list, R0, NETWORK_HEADER, 6, 1);
+                compare(list, true, &[FRAGMENT]);
+                payload(list, R0, NETWORK_HEADER, 42, 2);
+                mask(list, &0xfff8_u16.to_be_bytes());
+                compare(list, false, &[0; 2]);
+            }
             Self::Source { network, prefix } => {
                 let load = if network.is_ipv4() { Load::Source4 } else { Load::Source6 };
                 address(list, load, *network, *prefix);
@@ -233,9 +283,7 @@ impl Load {
     /// Loads it to a register; says how many registers it fills.
     fn encode(self, list: &mut Message, register: u32) -> u32 {
         let mut payload = |base: u32, offset: u32, length: u32| {
-            expression(list, "payload", |data| {
-                data.big(1, register).big(2, base).big(3, offset).big(4, length);
-            });
+            payload(list, register, base, offset, length);
             length.div_ceil(4)
         };
         match self {
@@ -290,6 +338,12 @@ fn expression(list: &mut Message, name: &str, data: impl FnOnce(&mut Message)) {
 fn meta(list: &mut Message, register: u32, key: u32) {
     expression(list, "meta", |data| {
         data.big(1, register).big(2, key);
+    });
+}
+
+fn payload(list: &mut Message, register: u32, base: u32, offset: u32, length: u32) {
+    expression(list, "payload", |data| {
+        data.big(1, register).big(2, base).big(3, offset).big(4, length);
     });
 }
 
