@@ -208,7 +208,9 @@ impl Store {
         let bad = || Failure::new("archive/tar: invalid tar header");
         let mut context = None;
         let mut pems = Pems::new();
-        let mut tar = tar::Archive::new(archive.take(MAX));
+        // Docker's export leaves the padding behind the last file out.
+        let archive = archive.take(MAX).chain(io::repeat(0).take(2 * 512));
+        let mut tar = tar::Archive::new(archive);
         for entry in tar.entries().map_err(|_| bad())? {
             let mut entry = entry.map_err(|_| bad())?;
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();

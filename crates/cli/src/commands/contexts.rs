@@ -93,7 +93,7 @@ impl Of<'_> {
 
     fn create(&self) -> Result<u8> {
         let name = self.arg(0);
-        let settings = endpoint_settings(self.flags)?;
+        let settings = endpoint_settings(self.flags);
         let from = self.flags.text("from");
         check_name(name)?;
         if self.store.has(name) {
@@ -126,7 +126,7 @@ impl Of<'_> {
 
     fn update(&self) -> Result<u8> {
         let name = self.arg(0);
-        let settings = endpoint_settings(self.flags)?;
+        let settings = endpoint_settings(self.flags);
         check_name(name)?;
         let mut context = self.store.load(name)?;
         let description = self.flags.text("description");
@@ -188,7 +188,9 @@ impl Of<'_> {
         if let Some(host) = value("host").filter(|host| !host.is_empty()) {
             if host.starts_with("ssh://") {
                 hoy_client::Ssh::parse(host).map_err(|error| {
-                    Failure::new(format!("invalid docker endpoint options: {error}"))
+                    wrong(format!(
+                        "invalid docker endpoint options: ssh host connection is not valid: {error}"
+                    ))
                 })?;
             }
             endpoint.insert("Host".to_owned(), host.into());
@@ -230,6 +232,8 @@ impl Of<'_> {
             let name = |row: &Value| format!("{}\n", row["Name"].as_str().unwrap_or_default());
             return print(&rows.iter().map(name).collect::<String>()).map(|()| 0);
         }
+        template::check(listing.format.trim_start_matches("table "))
+            .map_err(|failure| failure.with_code(1))?;
         print(&render(&listing, &rows)?)?;
         let variable = if self.said.hoy_host.is_some() { "HOY_HOST" } else { "DOCKER_HOST" };
         if self.said.environment().is_some()
@@ -416,14 +420,8 @@ impl Of<'_> {
     }
 }
 
-/// `--docker host=…,ca=…`, with all its repetitions.
-fn endpoint_settings(flags: &Parsed) -> Result<Vec<(String, String)>> {
-    let mut all = Vec::new();
-    for field in flags.list("docker") {
-        let (key, value) = field.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("invalid argument \"{field}\" for \"--docker\" flag: {field} must be formatted as key=value"))
-        })?;
-        all.push((key.to_owned(), value.to_owned()));
-    }
-    Ok(all)
+/// `--docker host=…,ca=…`, with all its repetitions; the form was looked at with the flags.
+fn endpoint_settings(flags: &Parsed) -> Vec<(String, String)> {
+    let pairs = flags.list("docker").iter().filter_map(|field| field.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
