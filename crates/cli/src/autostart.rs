@@ -142,6 +142,24 @@ fn leave_cgroups() {
     }
 }
 
+/// The daemon's program: beside this one, else in PATH.
+pub fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    beside().or_else(|| {
+        std::env::split_paths(&path).map(|folder| folder.join("hoyd")).find(|path| path.is_file())
+    })
+}
+
+/// A program in a session of its own: what is typed reaches it not.
+pub fn become_session(mut words: impl Iterator<Item = std::ffi::OsString>) -> io::Error {
+    let Some(program) = words.next() else { return io::ErrorKind::InvalidInput.into() };
+    if let Err(error) = rustix::process::setsid() {
+        return error.into();
+    }
+    let error = Command::new(&program).args(words).exec();
+    io::Error::new(error.kind(), format!("cannot start {}: {error}", program.display()))
+}
+
 /// The step between: a session of its own, then the daemon in this process.
 pub fn become_daemon(program: &std::ffi::OsStr) -> io::Error {
     if let Err(error) = rustix::process::setsid() {

@@ -1,23 +1,47 @@
-//! Shell completion: scripts that ask this program, and the answers.
+//! Shell completion: scripts that ask this program, and its answers, in the protocol that Docker's
+//! scripts speak, too: a word per line, maybe its meaning behind a tab, and a number at the end.
 
-use crate::commands::{self, Names};
+use crate::commands::{self, Names, contexts};
 use crate::failure::{Failure, Result};
 use crate::grammar::{Command, Flag, Kind, global_flags};
-use crate::print;
+use crate::parse::{self, Parsed};
+use crate::{plugins, print};
 
 const BASH: &str = r#"# bash completion for hoy
 _hoy() {
-    local IFS=$'\n'
-    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __completeNoDesc "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
+    local cur words cword out directive
+    if declare -F _get_comp_words_by_ref >/dev/null; then
+        _get_comp_words_by_ref -n "=:" cur words cword
+    else
+        cur=${COMP_WORDS[COMP_CWORD]} words=("${COMP_WORDS[@]}") cword=$COMP_CWORD
+    fi
+    out=$("${words[0]}" __completeNoDesc "${words[@]:1:cword}" 2>/dev/null) || return
+    directive=${out##*:}
+    out=${out%:*}
+    COMPREPLY=()
+    [ -z "$out" ] || mapfile -t COMPREPLY <<<"${out%$'\n'}"
+    [ $((directive & 2)) -eq 0 ] || compopt -o nospace
+    [ $((directive & 4)) -ne 0 ] || compopt -o default
+    if declare -F __ltrim_colon_completions >/dev/null; then
+        __ltrim_colon_completions "$cur"
+    fi
 }
-complete -o default -F _hoy hoy
+complete -F _hoy hoy
 "#;
 
 const ZSH: &str = r#"#compdef hoy
 _hoy() {
-    local -a answers
-    answers=("${(@f)$("${words[1]}" __completeNoDesc "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    compadd -a answers || _files
+    local -a lines answers
+    local line directive space=" "
+    lines=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    directive=${lines[-1]#:}
+    for line in "${(@)lines[1,-2]}"; do
+        line=${line//:/\\:}
+        answers+=("${line/$'\t'/:}")
+    done
+    (( directive & 2 )) && space=""
+    _describe -V answer answers -S "$space" && return
+    (( directive & 4 )) || _files
 }
 compdef _hoy hoy
 "#;
@@ -25,10 +49,37 @@ compdef _hoy hoy
 const FISH: &str = r#"# fish completion for hoy
 function __hoy_complete
     set -l words (commandline -opc) (commandline -ct)
-    $words[1] __completeNoDesc $words[2..-1] 2>/dev/null
+    set -l lines ($words[1] __complete $words[2..-1] 2>/dev/null)
+    set -q lines[1]; or return
+    set -l directive (string sub -s 2 -- $lines[-1])
+    printf '%s\n' $lines[1..-2]
+    if test (math "bitand($directive, 4)") -eq 0
+        __fish_complete_path (commandline -ct)
+    end
 end
 complete -c hoy -f -a '(__hoy_complete)'
 "#;
+
+/// What shells do with the answers: no space behind them; no names of files.
+const NO_SPACE: u8 = 2;
+const NO_FILES: u8 = 4;
+
+/// Words with their meanings, and what the shell does with them.
+#[derive(Debug, Default)]
+struct Answer {
+    words: Vec<(String, &'static str)>,
+    directive: u8,
+}
+
+impl Answer {
+    fn names(words: Vec<String>) -> Self {
+        Self { words: words.into_iter().map(|word| (word, "")).collect(), directive: NO_FILES }
+    }
+
+    fn files() -> Self {
+        Self::default()
+    }
+}
 
 /// `completion SHELL`.
 pub fn script(args: &[String]) -> Result<u8> {
@@ -41,36 +92,124 @@ pub fn script(args: &[String]) -> Result<u8> {
     print(text).map(|()| 0)
 }
 
-/// `__complete WORDS…`: what the last word may become, one per line.
-pub fn complete(words: &[String]) -> Result<u8> {
+/// `__complete WORDS…`: what the last word may become.
+pub fn complete(words: &[String], described: bool) -> Result<u8> {
     let Some((last, before)) = words.split_last() else { return Ok(0) };
-    let mut answers = candidates(before, last);
-    answers.retain(|answer| answer.starts_with(last.as_str()));
-    answers.sort_unstable();
-    answers.dedup();
-    let text: String = answers.into_iter().map(|answer| answer + "\n").collect();
-    print(&text).map(|()| 0)
+    // `--flag=` and a part of its value: the shell looks at the part alone.
+    let (before, last) = match last.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") => {
+            ([before, &[flag.to_owned()]].concat(), value)
+        }
+        _ => (before.to_vec(), last.as_str()),
+    };
+    let (global, own) = match globals(&before) {
+        Ok(found) => found,
+        Err(flag) => return tell(value_of_global(flag), last, described),
+    };
+    if let Some(name) = own.first().filter(|name| own.len() < 2 || Command::find(name).is_none())
+        && (*name == "buildx" || Command::find(name).is_none())
+        && let Some(plugin) = plugins::find(name, &global).filter(|plugin| plugin.about.is_ok())
+    {
+        let mut asked = vec!["__complete".to_owned()];
+        asked.extend(own.iter().cloned());
+        asked.push(last.to_owned());
+        return plugins::run(&plugin, &asked, &[], &global);
+    }
+    let mut answer = candidates(&own, last, &global);
+    if own.is_empty() && !last.starts_with('-') {
+        let more = plugins::all(&global);
+        let more = more.into_iter().filter(|plugin| plugin.about.is_ok() && !plugin.is_hidden());
+        answer.words.extend(more.map(|plugin| (plugin.name, "")));
+    }
+    tell(answer, last, described)
 }
 
-fn candidates(before: &[String], last: &str) -> Vec<String> {
-    let path = before.iter().take_while(|word| !word.starts_with('-')).take(2);
+fn tell(mut answer: Answer, last: &str, described: bool) -> Result<u8> {
+    // Names come from an engine, maybe a stranger's: what shells would read as more is no name.
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@+,=[]%".contains(c);
+    answer.words.retain(|(word, _)| word.starts_with(last) && word.chars().all(plain));
+    answer.words.sort_unstable();
+    answer.words.dedup_by(|a, b| a.0 == b.0);
+    let mut text = String::new();
+    for (word, meaning) in answer.words {
+        text.push_str(&word);
+        if described && !meaning.is_empty() {
+            text.push('\t');
+            text.push_str(meaning);
+        }
+        text.push('\n');
+    }
+    print(&format!("{text}:{}\n", answer.directive)).map(|()| 0)
+}
+
+/// The flags before the command and the words from it on; or the flag whose value comes next.
+fn globals(before: &[String]) -> std::result::Result<(Parsed, Vec<String>), Flag> {
+    if let Ok(global) = parse::parse(global_flags(), before, true) {
+        let own = global.args.clone();
+        return Ok((global, own));
+    }
+    let awaited = before.last().and_then(|last| {
+        global_flags().find(|flag| {
+            let short = flag.short.is_some_and(|short| *last == format!("-{short}"));
+            (short || *last == format!("--{}", flag.long)) && flag.kind() != Kind::Bool
+        })
+    });
+    match awaited {
+        Some(flag) => Err(flag),
+        None => Ok((Parsed::default(), before.to_vec())),
+    }
+}
+
+fn value_of_global(flag: Flag) -> Answer {
+    match flag.long {
+        "context" => Answer::names(contexts::names()),
+        "log-level" => {
+            Answer::names(["debug", "info", "warn", "error", "fatal"].map(str::to_owned).to_vec())
+        }
+        "host" => Answer { words: Vec::new(), directive: NO_FILES },
+        _ => Answer::files(),
+    }
+}
+
+fn candidates(before: &[String], last: &str, global: &Parsed) -> Answer {
+    let path = before.iter().take_while(|word| !word.starts_with('-')).take(3);
     let path: Vec<&str> = path.map(String::as_str).collect();
     let command = (1..=path.len()).rev().find_map(|n| Command::find(&path[..n].join(" ")));
-    let long = |flags: &mut dyn Iterator<Item = Flag>| -> Vec<String> {
-        flags.filter(|flag| !flag.hidden).map(|flag| format!("--{}", flag.long)).collect()
-    };
     let Some(command) = command else {
-        return if last.starts_with('-') { long(&mut global_flags()) } else { below("") };
+        if !before.is_empty() && before[0] != "help" {
+            return Answer { words: Vec::new(), directive: NO_FILES };
+        }
+        return if last.starts_with('-') { flags(global_flags(), last, &[]) } else { below("") };
     };
+    if command.path == "help" {
+        return below("");
+    }
     if command.is_group() {
         return below(&format!("{} ", command.path));
     }
     let words = before.get(command.path.split(' ').count()..).unwrap_or_default();
     match place(command, words) {
-        Place::Value(flag) => value(flag),
-        Place::Argument(_) if last.starts_with('-') => long(&mut command.flags()),
-        Place::Argument(given) => argument(command, &given),
+        Place::Value(flag) => value(flag, global),
+        Place::Argument(_) if last.starts_with('-') => flags(command.flags(), last, words),
+        Place::Argument(given) => argument(command, &given, words, global),
     }
+}
+
+/// Flags that may still be given.
+fn flags(all: impl Iterator<Item = Flag>, last: &str, words: &[String]) -> Answer {
+    let mut answer = Answer { words: Vec::new(), directive: NO_FILES };
+    for flag in all.filter(|flag| !flag.hidden) {
+        let long = format!("--{}", flag.long);
+        let given = words.iter().any(|word| *word == long || word.starts_with(&format!("{long}=")));
+        if given && flag.kind() != Kind::List {
+            continue;
+        }
+        if let Some(short) = flag.short.filter(|_| last == "-") {
+            answer.words.push((format!("-{short}"), flag.about));
+        }
+        answer.words.push((long, flag.about));
+    }
+    answer
 }
 
 /// Where in a command a word stands.
@@ -108,62 +247,122 @@ fn place(command: Command, words: &[String]) -> Place<'_> {
     }
 }
 
-fn value(flag: Flag) -> Vec<String> {
+fn value(flag: Flag, global: &Parsed) -> Answer {
+    let fixed =
+        |words: &[&str]| Answer::names(words.iter().map(|word| (*word).to_owned()).collect());
+    let before_colon = |names: Vec<String>| Answer {
+        words: names.into_iter().map(|name| (name + ":", "")).collect(),
+        directive: NO_SPACE,
+    };
     match flag.means() {
-        "network" => commands::names(Names::Networks),
-        "volume" => commands::names(Names::Volumes).into_iter().map(|name| name + ":").collect(),
-        "volumes-from" => commands::names(Names::Containers),
-        "link" => commands::names(Names::Containers).into_iter().map(|name| name + ":").collect(),
-        "type" => {
-            ["container", "image", "network", "volume"].map(str::to_owned).into_iter().collect()
-        }
-        _ => Vec::new(),
+        "network" => Answer::names(commands::names(Names::Networks, global)),
+        "volume" => before_colon(commands::names(Names::Volumes, global)),
+        "volumes-from" => Answer::names(commands::names(Names::Containers, global)),
+        "link" => before_colon(commands::names(Names::Containers, global)),
+        "from" => Answer::names(contexts::names()),
+        "type" => fixed(&["container", "image", "network", "volume"]),
+        "pull" => fixed(&["always", "missing", "never"]),
+        "restart" => fixed(&["no", "always", "unless-stopped", "on-failure"]),
+        "signal" => fixed(&[
+            "SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGSTOP",
+            "SIGCONT",
+        ]),
+        "log-driver" => fixed(&["json-file", "local", "none"]),
+        "ipc" => fixed(&["private", "shareable", "host", "none", "container:"]),
+        "cgroupns" => fixed(&["host", "private"]),
+        "attach" => fixed(&["stdin", "stdout", "stderr"]),
+        "format" => fixed(&["json", "table"]),
+        // Paths of this machine.
+        "env-file" | "label-file" | "cidfile" | "mount" | "device" | "input" | "output"
+        | "workdir" => Answer::files(),
+        _ => Answer { words: Vec::new(), directive: NO_FILES },
     }
 }
 
-fn argument(command: Command, given: &[&str]) -> Vec<String> {
+fn argument(command: Command, given: &[&str], words: &[String], global: &Parsed) -> Answer {
+    let names = |of: Names<'_>| Answer::names(commands::names(of, global));
     if command.canonical == "inspect" {
         let kinds = [Names::Containers, Names::Images, Names::Networks, Names::Volumes];
-        return kinds.into_iter().flat_map(commands::names).collect();
+        return Answer::names(
+            kinds.into_iter().flat_map(|of| commands::names(of, global)).collect(),
+        );
+    }
+    let nothing = Answer { words: Vec::new(), directive: NO_FILES };
+    // One argument and no more: what follows is nobody's name.
+    if command.most.is_some_and(|most| given.len() >= most) {
+        return nothing;
     }
     let of = match (command.canonical, given) {
-        ("network create" | "network ls" | "network prune", _) => return Vec::new(),
+        ("context create" | "context ls" | "context show", _) => return nothing,
+        ("context import" | "context export", [_]) => return Answer::files(),
+        ("context import", _) => return nothing,
+        (path, _) if path.starts_with("context ") => return Answer::names(contexts::names()),
+        ("network create" | "network ls" | "network prune", _) => return nothing,
         ("network connect", [_, ..]) => Names::Containers,
         ("network disconnect", [network, ..]) => Names::ContainersIn(network),
         (path, _) if path.starts_with("network ") => Names::Networks,
-        ("volume create" | "volume ls", _) => return Vec::new(),
-        (path, _) if path.ends_with(" prune") || path.starts_with("system ") => return Vec::new(),
+        ("volume create" | "volume ls", _) => return nothing,
+        (path, _) if path.ends_with(" prune") || path.starts_with("system ") => return nothing,
         (path, _) if path.starts_with("volume ") => Names::Volumes,
-        ("container run" | "container create", _) => Names::Images,
+        ("image import" | "image load", _) => return Answer::files(),
+        ("container run" | "container create", []) => Names::Images,
+        // What runs inside is the container's own.
+        ("container run" | "container create", _) | ("container exec", [_, ..]) => {
+            return Answer::files();
+        }
+        ("container rename", [_]) => return nothing,
         (path, _) if path.starts_with("image ") => Names::Images,
-        _ => Names::Containers,
+        ("container start", _) => Names::State(&["created", "exited"]),
+        ("container rm", _) if !words.iter().any(|word| word == "-f" || word == "--force") => {
+            Names::State(&["created", "exited", "dead"])
+        }
+        ("container unpause", _) => Names::State(&["paused"]),
+        ("container pause" | "container exec" | "container attach" | "container top", _) => {
+            Names::State(&["running"])
+        }
+        ("container stop" | "container kill", _) => {
+            Names::State(&["running", "paused", "restarting"])
+        }
+        (path, _) if path.starts_with("container ") => Names::Containers,
+        _ => return Answer::files(),
     };
-    commands::names(of)
+    names(of)
 }
 
-fn below(prefix: &str) -> Vec<String> {
-    Command::all()
-        .filter(|c| !c.is_hidden())
-        .filter_map(|c| c.path.strip_prefix(prefix).map(str::to_owned))
-        .filter(|rest| !rest.contains(' '))
-        .collect()
+fn below(prefix: &str) -> Answer {
+    let all = Command::all().filter(|c| !c.is_hidden());
+    let words = all
+        .filter_map(|c| c.path.strip_prefix(prefix).map(|rest| (rest.to_owned(), c.about)))
+        .filter(|(rest, _)| !rest.contains(' '))
+        .collect();
+    Answer { words, directive: NO_FILES }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(before: &[&str], last: &str) -> (Vec<String>, u8) {
+        let before: Vec<String> = before.iter().map(|w| (*w).to_owned()).collect();
+        let answer = candidates(&before, last, &Parsed::default());
+        (answer.words.into_iter().map(|(word, _)| word).collect(), answer.directive)
+    }
+
     #[test]
     fn words_and_flags() {
-        let of = |before: &[&str], last: &str| {
-            let before: Vec<String> = before.iter().map(|w| (*w).to_owned()).collect();
-            candidates(&before, last)
-        };
-        assert!(of(&[], "").contains(&"run".to_owned()));
-        assert!(of(&["container"], "").contains(&"ls".to_owned()));
-        assert!(of(&["run"], "--me").contains(&"--memory".to_owned()));
-        assert!(of(&["network", "connect"], "--").contains(&"--gw-priority".to_owned()));
-        assert!(of(&["inspect", "--type"], "").contains(&"network".to_owned()));
+        let has =
+            |before: &[&str], last: &str, word: &str| of(before, last).0.contains(&word.to_owned());
+        assert!(has(&[], "", "run"));
+        assert!(has(&["container"], "", "ls"));
+        assert!(has(&["run"], "--me", "--memory"));
+        assert!(!has(&["run", "--memory=1"], "--me", "--memory"), "once is enough");
+        assert!(has(&["run", "--env=1"], "--", "--env"), "a list goes on");
+        assert!(has(&["network", "connect"], "--", "--gw-priority"));
+        assert!(has(&["inspect", "--type"], "", "network"));
+        assert!(has(&["ps"], "-", "-a") && !has(&["ps"], "--", "-a"));
+        assert_eq!(of(&["run", "--env-file"], ""), (Vec::new(), 0));
+        assert_eq!(of(&["run", "busybox"], ""), (Vec::new(), 0));
+        assert_eq!(of(&["context", "use", "x"], "").1, NO_FILES);
     }
 
     #[test]
@@ -179,5 +378,15 @@ mod tests {
         assert_eq!(of(&["-itp"]), "--publish");
         assert_eq!(of(&["-it", "--network", "n", "--rm", "img"]), "img");
         assert_eq!(of(&["--network=n"]), "");
+    }
+
+    #[test]
+    fn flags_before_the_command() {
+        let of = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            globals(&words).map(|(_, own)| own.join(" ")).map_err(|flag| flag.long)
+        };
+        assert_eq!(of(&["-H", "unix:///x", "ps", "-a"]), Ok("ps -a".to_owned()));
+        assert_eq!(of(&["--context"]), Err("context"));
     }
 }

@@ -12,7 +12,7 @@ pub struct Failure {
     /// Shown on standard error; nothing when empty.
     pub message: String,
     /// A line that says what to do next.
-    pub hint: Option<&'static str>,
+    pub hint: Option<String>,
 }
 
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -34,6 +34,11 @@ impl Failure {
 
     pub fn with_message(mut self, message: String) -> Self {
         self.message = message;
+        self
+    }
+
+    pub fn with_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
         self
     }
 
@@ -63,6 +68,7 @@ impl From<ClientError> for Failure {
             }
             _ => None,
         };
+        let hint = hint.map(str::to_owned);
         Self { code: 1, message: error.to_string(), hint }
     }
 }

@@ -75,6 +75,11 @@ impl Command {
         self.marks.contains('c')
     }
 
+    /// About clusters.
+    pub fn is_swarm(&self) -> bool {
+        self.marks.contains('w')
+    }
+
     pub fn flags(&self) -> impl Iterator<Item = Flag> {
         flag_table(self.canonical).lines().filter_map(Flag::parse)
     }
@@ -209,6 +214,11 @@ fn flag_table(canonical: &str) -> &'static str {
         "buildx prune" => include_str!("../grammar/buildx-prune.tsv"),
         "system df" => include_str!("../grammar/system-df.tsv"),
         "system prune" => include_str!("../grammar/system-prune.tsv"),
+        "context create" => include_str!("../grammar/context-create.tsv"),
+        "context update" => include_str!("../grammar/context-update.tsv"),
+        "context ls" => include_str!("../grammar/context-ls.tsv"),
+        "context inspect" => include_str!("../grammar/context-inspect.tsv"),
+        "context rm" => include_str!("../grammar/context-rm.tsv"),
         "system check" => include_str!("../grammar/system-check.tsv"),
         _ => "",
     }

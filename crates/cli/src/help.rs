@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::grammar::{Command, Flag, global_flags};
+use crate::parse::Parsed;
+use crate::{plugins, settings, terminal};
 
 /// The program's name in texts.
 pub const NAME: &str = "hoy";
@@ -73,7 +75,9 @@ fn of_group(group: &Command) -> String {
     let commands = Command::all()
         .filter(|c| c.path.starts_with(&prefix) && !c.is_alias() && !c.is_hidden())
         .map(|c| (&c.path[prefix.len()..], c.about));
-    text.push_str(&command_lines(commands));
+    let mut commands: Vec<_> = commands.collect();
+    commands.sort_unstable();
+    text.push_str(&command_lines(commands.into_iter()));
     let _ = write!(
         text,
         "\nRun '{NAME} {} COMMAND --help' for more information on a command.\n",
@@ -82,26 +86,99 @@ fn of_group(group: &Command) -> String {
     text
 }
 
-/// The help of the program.
-pub fn of_program() -> String {
+/// Docker's order of what is needed most.
+const COMMON: [&str; 12] = [
+    "run", "exec", "ps", "build", "bake", "pull", "push", "images", "login", "logout", "search",
+    "version",
+];
+
+/// The help of the program, with the plugins that there are.
+pub fn of_program(global: &Parsed) -> String {
     let mut text = format!(
         "Usage:  {NAME} [OPTIONS] COMMAND\n\nContainers: run, build, store and connect them\n"
     );
+    let plugins = plugins::all(global);
     let top =
         || Command::all().filter(|c| !c.path.contains(' ') && !c.is_hidden() && !c.is_alias());
-    let mut section = |title: &str, wanted: &dyn Fn(&Command) -> bool| {
-        let _ = write!(text, "\n{title}:\n");
-        text.push_str(&command_lines(top().filter(wanted).map(|c| (c.path, c.about))));
+    let is_plugin = |name: &str| plugins.iter().any(|p| p.about.is_ok() && p.name == name);
+    let builder = is_plugin("buildx");
+    let built = |c: &Command| {
+        c.is_built()
+            || c.is_group() && has_built(c)
+            || builder && matches!(c.path, "build" | "bake")
     };
-    section("Common Commands", &|c| c.is_common() && c.is_built());
-    section("Management Commands", &|c| c.is_group() && has_built(c));
-    section("Commands", &|c| c.is_built() && !c.is_common() && !c.is_group());
-    section("Not available yet", &|c| !(c.is_built() || c.is_group() && has_built(c)));
-    text.push_str("\nGlobal Options:\n");
+    let mut section = |title: &str, sorted: bool, lines: &mut Vec<(String, String)>| {
+        if lines.is_empty() {
+            return;
+        }
+        if sorted {
+            lines.sort_unstable();
+        }
+        let _ = write!(text, "\n{}:\n", emphasis(title));
+        text.push_str(&command_lines(
+            lines.iter().map(|(name, about)| (name.as_str(), about.as_str())),
+        ));
+    };
+    let line = |c: Command| (c.path.to_owned(), c.about.to_owned());
+    let rank = |name: &str| COMMON.iter().position(|known| *known == name).unwrap_or(COMMON.len());
+    let mut common: Vec<Command> = top().filter(|c| c.is_common() && built(c)).collect();
+    common.sort_by_key(|c| rank(c.path));
+    section("Common Commands", false, &mut common.into_iter().map(line).collect());
+    let mut groups: Vec<_> = top()
+        .filter(|c| c.is_group() && !c.is_swarm() && built(c) && !is_plugin(c.path))
+        .map(line)
+        .collect();
+    // Docker marks what is not its own.
+    let shown = plugins.iter().filter(|p| p.about.is_ok() && !p.is_hidden());
+    groups.extend(shown.map(|p| (format!("{}*", p.name), p.short().to_owned())));
+    section("Management Commands", true, &mut groups);
+    section(
+        "Swarm Commands",
+        true,
+        &mut top().filter(|c| c.is_swarm() && built(c)).map(line).collect(),
+    );
+    let others = top().filter(|c| c.is_built() && !c.is_common() && !c.is_group());
+    section("Commands", true, &mut others.map(line).collect());
+    section("Not available yet", true, &mut top().filter(|c| !built(c)).map(line).collect());
+    let bad =
+        plugins.iter().filter_map(|p| Some((p.name.clone(), p.about.as_ref().err()?.clone())));
+    section("Invalid Plugins", true, &mut bad.collect());
+    let _ = write!(text, "\n{}:\n", emphasis("Global Options"));
     let flags: Vec<Flag> = global_flags().filter(|flag| !flag.hidden).collect();
-    text.push_str(&flag_lines(&flags));
+    let folder = settings::directory(global).display().to_string();
+    text.push_str(&flag_lines(&flags).replace("/root/.docker", &folder));
     let _ = write!(text, "\nRun '{NAME} COMMAND --help' for more information on a command.\n");
     text
+}
+
+/// Titles stand out on terminals that can, for people who want that.
+fn emphasis(title: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|text| !text.is_empty())
+        || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if plain || !terminal::stdout_is_terminal() {
+        title.to_owned()
+    } else {
+        format!("\x1b[1m{title}\x1b[0m")
+    }
+}
+
+/// How many letters are to be added, dropped, changed or swapped to make one word the other.
+pub fn distance(one: &str, other: &str) -> usize {
+    let (a, b) = (one.as_bytes(), other.as_bytes());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let change = rows[i][j] + usize::from(x != y);
+            let mut best = change.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 fn has_built(group: &Command) -> bool {
@@ -110,8 +187,7 @@ fn has_built(group: &Command) -> bool {
 }
 
 fn command_lines<'a>(commands: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut all: Vec<_> = commands.collect();
-    all.sort_unstable();
+    let all: Vec<_> = commands.collect();
     let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(11);
     all.iter().fold(String::new(), |mut text, (name, about)| {
         let _ = writeln!(text, "  {name:width$} {about}");
@@ -183,11 +259,19 @@ mod tests {
     }
 
     #[test]
+    fn slips_of_the_finger() {
+        assert_eq!(distance("ps", "sp"), 1);
+        assert_eq!(distance("volume", "volum"), 1);
+        assert_eq!(distance("", "ab"), 2);
+        assert_eq!(distance("run", "rm"), 2);
+    }
+
+    #[test]
     fn every_help_fits_its_lines() {
         for command in Command::all() {
             let text = of_command(&command);
             assert!(text.starts_with("Usage:  hoy "), "{text}");
         }
-        assert!(of_program().contains("\n  ps "));
+        assert!(of_program(&Parsed::default()).contains("\n  ps "));
     }
 }

@@ -198,10 +198,20 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
         "device-read-iops" | "device-write-iops" => {
             crate::create::device_rate(value, false).map(drop)
         }
-        _ if flag.shown.starts_with("stringSlice") && !value.is_empty() => {
+        _ if flag.shown.starts_with("stringSlice")
+            && flag.long != "docker"
+            && !value.is_empty() =>
+        {
             csv::record(value).map(drop)
         }
         "network" | "net" if flag.shown == "network" => networking::attachment(value).map(drop),
+        "docker" => {
+            let fields = csv::record(value)?;
+            match fields.iter().find(|field| !field.contains('=')) {
+                Some(field) => Err(format!("{field} must be formatted as key=value")),
+                None => Ok(()),
+            }
+        }
         "dns" => networking::resolver(value).map(drop),
         "dns-search" => networking::search_domain(value).map(drop),
         "add-host" => networking::extra_host(value).map(drop),

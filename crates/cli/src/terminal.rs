@@ -48,6 +48,10 @@ pub fn size() -> Option<(u16, u16)> {
         .filter(|&(rows, columns)| rows > 0 && columns > 0)
 }
 
+pub fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 pub fn stdin_is_terminal() -> bool {
     io::stdin().is_terminal()
 }

@@ -19,17 +19,30 @@ pub struct Client {
     pinned: Option<String>,
     /// The version an older engine asked for.
     fallback: OnceLock<String>,
+    /// What people want every request to say.
+    headers: Vec<(String, String)>,
 }
 
 impl Client {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, pinned: None, fallback: OnceLock::new() }
+        Self { endpoint, pinned: None, fallback: OnceLock::new(), headers: Vec::new() }
     }
 
     /// As `DOCKER_API_VERSION`: this version and no other.
     pub fn pinned(mut self, version: &str) -> Self {
         self.pinned = Some(version.trim_start_matches('v').to_owned());
         self
+    }
+
+    /// Headers of every request, as `HttpHeaders` of the client's settings.
+    pub fn with_headers(mut self, headers: Vec<(String, String)>) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// A connection without any request on it.
+    pub fn raw(&self) -> Result<Stream, ClientError> {
+        Stream::connect(&self.endpoint)
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -205,6 +218,15 @@ impl<'a> Request<'a> {
         Response::new(head, reader, self.method == "HEAD")?.check()
     }
 
+    fn host(&self) -> String {
+        match &self.client.endpoint {
+            Endpoint::Program(program) => program.host.clone(),
+            Endpoint::Unix(_) => "api.moby.localhost".to_owned(),
+            Endpoint::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+            Endpoint::Tcp(host, port) => format!("{host}:{port}"),
+        }
+    }
+
     fn head(&self, upgrade: bool) -> Vec<u8> {
         let mut text = format!("{} /v{}{}", self.method, self.client.version(), self.path);
         for (index, (name, value)) in self.query.iter().enumerate() {
@@ -213,7 +235,7 @@ impl<'a> Request<'a> {
             text.push('=');
             escape(value, &mut text);
         }
-        text.push_str(" HTTP/1.1\r\nHost: api.moby.localhost\r\nUser-Agent: Hoy-Client/");
+        let _ = write!(text, " HTTP/1.1\r\nHost: {}\r\nUser-Agent: Hoy-Client/", self.host());
         text.push_str(env!("CARGO_PKG_VERSION"));
         text.push_str(" (linux)\r\n");
         if upgrade {
@@ -222,6 +244,9 @@ impl<'a> Request<'a> {
             text.push_str("Connection: close\r\n");
         }
         for (name, value) in &self.headers {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        for (name, value) in &self.client.headers {
             let _ = write!(text, "{name}: {value}\r\n");
         }
         match &self.body {

@@ -1,9 +1,10 @@
-//! The two kinds of socket as one.
+//! The kinds of socket as one; a program that leads to the engine is behind one, too.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::{ClientError, Endpoint};
@@ -22,6 +23,7 @@ impl Stream {
         let result = match endpoint {
             Endpoint::Unix(path) => UnixStream::connect(path).map(Self::Unix),
             Endpoint::Tcp(host, port) => connect_tcp(host, *port).map(Self::Tcp),
+            Endpoint::Program(program) => start(&program.words).map(Self::Unix),
         };
         result.map_err(|source| {
             let endpoint = endpoint.to_string();
@@ -47,6 +49,21 @@ impl Stream {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
         }
     }
+}
+
+/// Starts a program with one end of a pair of sockets for its input and output. It ends when the
+/// other end closes; what it has to say goes to standard error.
+fn start(words: &[String]) -> io::Result<UnixStream> {
+    let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let (near, far) = UnixStream::pair()?;
+    let input: OwnedFd = far.try_clone()?.into();
+    let output: OwnedFd = far.into();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(input).stdout(output);
+    let _child = command.spawn().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+    })?;
+    Ok(near)
 }
 
 fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {

@@ -120,7 +120,7 @@ fn find(app: &App<'_>, name: &str, kinds: &[Kind]) -> Result<std::result::Result
 }
 
 /// Four spaces per level, as Docker's.
-fn pretty(documents: &[Value]) -> Result<String> {
+pub fn pretty(documents: &[Value]) -> Result<String> {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);

@@ -2,6 +2,8 @@
 
 mod check;
 mod containers;
+pub mod contexts;
+mod dial;
 mod disk;
 mod exec;
 mod images;
@@ -21,6 +23,7 @@ use crate::failure::{Failure, Result};
 use crate::grammar::Command;
 use crate::help::NAME;
 use crate::parse::Parsed;
+use crate::settings;
 use crate::terminal::DetachKeys;
 
 /// What a command works with.
@@ -43,9 +46,7 @@ impl App<'_> {
 
     /// The client's own settings, `config.json`.
     pub fn config(&self) -> serde_json::Value {
-        let path = connect::config_directory(self.global).join("config.json");
-        let text = std::fs::read(path).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        settings::load(&settings::directory(self.global))
     }
 
     /// The keys that leave a session: the flag, else the settings, else Docker's.
@@ -118,6 +119,9 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
     if command.canonical == "system stop" {
         return system::stop(flags, global);
     }
+    if command.path.starts_with("context ") {
+        return contexts::run(command, flags, global);
+    }
     let (client, context) = connect::client(global)?;
     let app = App { client, context, flags, global, command };
     match command.canonical {
@@ -170,6 +174,7 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "system check" => check::check(&app),
         "version" => system::version(&app),
         "system info" => system::info(&app),
+        "system dial-stdio" => dial::stdio(&app),
         "system events" => system::events(&app),
         other => Err(Failure::new(format!("{NAME}: '{NAME} {other}' is not available yet"))),
     }
@@ -182,19 +187,22 @@ pub enum Names<'a> {
     Containers,
     Networks,
     Volumes,
+    /// Containers in one of these states.
+    State(&'a [&'a str]),
     /// Those of one network.
     ContainersIn(&'a str),
 }
 
 /// What there is by these names.
-pub fn names(of: Names<'_>) -> Vec<String> {
-    let endpoint = std::env::var("HOY_HOST").or_else(|_| std::env::var("DOCKER_HOST"));
-    let endpoint = endpoint.unwrap_or_else(|_| connect::DEFAULT.to_owned());
-    let Ok(endpoint) = hoy_client::Endpoint::parse(&endpoint) else { return Vec::new() };
-    let client = Client::new(endpoint);
+pub fn names(of: Names<'_>, global: &Parsed) -> Vec<String> {
+    let Ok(client) =
+        connect::choose(&connect::Said::of(global)).and_then(|c| connect::client_of(&c))
+    else {
+        return Vec::new();
+    };
     let path = match of {
         Names::Images => "/images/json".to_owned(),
-        Names::Containers => "/containers/json?all=1".to_owned(),
+        Names::Containers | Names::State(_) => "/containers/json?all=1".to_owned(),
         Names::Networks => "/networks".to_owned(),
         Names::Volumes => "/volumes".to_owned(),
         Names::ContainersIn(network) => format!("/networks/{}", segment(network)),
@@ -207,6 +215,13 @@ pub fn names(of: Names<'_>) -> Vec<String> {
     let found: Vec<&serde_json::Value> = match of {
         Names::Images => listed("RepoTags").collect(),
         Names::Containers => listed("Names").collect(),
+        Names::State(states) => {
+            let is = |row: &&serde_json::Value| states.iter().any(|state| row["State"] == *state);
+            rows.clone()
+                .filter(is)
+                .flat_map(|row| row["Names"].as_array().into_iter().flatten())
+                .collect()
+        }
         Names::Networks => rows.clone().map(|row| &row["Name"]).collect(),
         Names::Volumes => {
             let all = answer["Volumes"].as_array().into_iter().flatten();

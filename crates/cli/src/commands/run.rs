@@ -13,14 +13,31 @@ use crate::networking;
 use crate::progress;
 use crate::session::{End, Running, Session};
 use crate::terminal;
-use crate::{print, say};
+use crate::{print, say, settings};
 
 /// `create`: prints the new container's ID.
 pub fn create(app: &App<'_>) -> Result<u8> {
-    let body = create::body(app.flags, app.arg(0), &app.args()[1..], false)
+    let mut body = create::body(app.flags, app.arg(0), &app.args()[1..], false)
         .map_err(|text| app.run_failure(text, 125))?;
+    give_proxies(app, &mut body);
     let id = make(app, &body).map_err(|failure| decorate(app, failure, 1))?;
     print(&format!("{id}\n")).map(|()| 0)
+}
+
+/// The proxies of the client's settings, where nobody said otherwise.
+fn give_proxies(app: &App<'_>, body: &mut Value) {
+    let proxies = settings::proxies(&app.config(), &app.client.endpoint().to_string());
+    if proxies.is_empty() {
+        return;
+    }
+    let mut all: Vec<Value> = body["Env"].as_array().cloned().unwrap_or_default();
+    let names: Vec<String> = all
+        .iter()
+        .filter_map(|entry| Some(entry.as_str()?.split('=').next()?.to_owned()))
+        .collect();
+    let new = proxies.into_iter().filter(|(name, _)| !names.contains(name));
+    all.extend(new.map(|(name, value)| Value::from(format!("{name}={value}"))));
+    body["Env"] = all.into();
 }
 
 /// `run`: creates, attaches, starts, and ends as the container ends.
@@ -37,6 +54,7 @@ pub fn run(app: &App<'_>) -> Result<u8> {
     }
     let mut body = create::body(flags, app.arg(0), &app.args()[1..], detached)
         .map_err(|text| app.run_failure(text, 125))?;
+    give_proxies(app, &mut body);
     if let (true, Some((rows, columns))) = (tty, terminal::size()) {
         body["HostConfig"]["ConsoleSize"] = serde_json::json!([rows, columns]);
     }
@@ -128,7 +146,7 @@ fn start_failure(app: &App<'_>, error: &ClientError) -> Failure {
 
 fn decorate(app: &App<'_>, failure: Failure, code: u8) -> Failure {
     // Shapes differ between the two commands, as Docker's do.
-    let hint = failure.hint;
+    let hint = failure.hint.clone();
     let mut shown = if code == 125 { app.run_failure(&failure, 125) } else { failure };
     shown.hint = hint;
     shown

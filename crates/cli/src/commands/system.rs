@@ -105,10 +105,11 @@ pub fn info(app: &App<'_>) -> Result<u8> {
         template::check(format)?;
     }
     let answer = app.client.get("/info").fetch();
+    let plugins = crate::plugins::all(app.global);
     let client = json!({
         "Debug": app.global.switch("debug"),
         "Context": app.context,
-        "Plugins": [],
+        "Plugins": plugins.iter().map(crate::plugins::Plugin::document).collect::<Vec<_>>(),
         "Warnings": null,
         "Version": env!("CARGO_PKG_VERSION"),
     });
@@ -129,7 +130,25 @@ fn info_text(client: &Value, server: Option<&Value>) -> String {
     let mut out = String::from("Client: hoy\n");
     let _ = writeln!(out, " Version:    {}", text(client, "Version"));
     let _ = writeln!(out, " Context:    {}", text(client, "Context"));
-    let _ = writeln!(out, " Debug Mode: {}\n\nServer:", client["Debug"]);
+    let _ = writeln!(out, " Debug Mode: {}", client["Debug"]);
+    let plugins: Vec<&Value> = client["Plugins"].as_array().into_iter().flatten().collect();
+    if plugins.iter().any(|plugin| plugin["Err"].is_null()) {
+        out.push_str(" Plugins:\n");
+    }
+    for plugin in plugins {
+        let (name, path) = (text(plugin, "Name"), text(plugin, "Path"));
+        if !plugin["Err"].is_null() {
+            say(&format!("WARNING: Plugin \"{path}\" is not valid: {}", text(plugin, "Err")));
+            continue;
+        }
+        let (about, vendor) = (text(plugin, "ShortDescription"), text(plugin, "Vendor"));
+        let _ = writeln!(out, "  {name}: {about} ({vendor})");
+        if !text(plugin, "Version").is_empty() {
+            let _ = writeln!(out, "    Version:  {}", text(plugin, "Version"));
+        }
+        let _ = writeln!(out, "    Path:     {path}");
+    }
+    out.push_str("\nServer:\n");
     let Some(info) = server else { return out };
     line(&mut out, "Containers", &info["Containers"]);
     line(&mut out, " Running", &info["ContainersRunning"]);
