@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -47,6 +47,25 @@ pub(crate) struct Conn {
     head_only: bool,
     /// The answer's head has left: an error can no longer be one.
     pub answered: bool,
+}
+
+/// Both halves of a socket.
+pub(crate) type Halves =
+    (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+impl Socket {
+    pub fn into_split(self) -> Halves {
+        match self {
+            Self::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+        }
+    }
 }
 
 impl Conn {
@@ -359,6 +378,16 @@ impl Conn {
                 return;
             }
         }
+    }
+
+    /// The socket as a WebSocket's, after the handshake's head, and what came behind the request.
+    pub async fn upgrade(mut self, accept: &str) -> Result<(Socket, Vec<u8>), ApiError> {
+        let headers =
+            [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
+        let head = http::answer(101, &headers, false);
+        self.answered = true;
+        self.write(&head).await?;
+        Ok((self.socket, self.buffer.to_vec()))
     }
 
     /// Hands the socket over after a head that leaves alone.

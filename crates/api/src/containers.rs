@@ -7,13 +7,14 @@ use hoy_wire as wire;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome, networks, route};
+use crate::{ApiError, Outcome, networks, route, websocket};
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 
-fn stream_type(tty: bool) -> &'static str {
-    if tty { RAW } else { MULTIPLEXED }
+/// Clients before 1.42 know one word for both.
+fn stream_type(tty: bool, head: &Head) -> &'static str {
+    if tty || route::version(head) < (1, 42) { RAW } else { MULTIPLEXED }
 }
 
 pub(crate) async fn route(
@@ -33,7 +34,7 @@ pub(crate) async fn route(
                 Err(error) => Err(error.into()),
             }
         }
-        ("GET", ["containers", id, "logs"]) => logs(engine, conn, id, query).await,
+        ("GET", ["containers", id, "logs"]) => logs(engine, conn, head, id, query).await,
         ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
         ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,
         ("DELETE", ["containers", id]) => {
@@ -175,7 +176,13 @@ fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     Ok(Some(Timestamp::from_parts(seconds, digits.parse().map_err(|_| bad())?)))
 }
 
-async fn logs(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
+async fn logs(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    id: &str,
+    query: &Query,
+) -> Outcome {
     let tail = match query.get("tail") {
         None | Some("" | "all") => None,
         // As Docker: what is no number means all.
@@ -189,9 +196,11 @@ async fn logs(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outc
         until: time(query, "until")?,
         timestamps: query.flag("timestamps"),
         tail,
+        raw: false,
+        details: query.flag("details"),
     };
     let mut stream = engine.logs(id, options)?;
-    conn.begin(200, stream_type(stream.tty)).await?;
+    conn.begin(200, stream_type(stream.tty, head)).await?;
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
@@ -219,6 +228,39 @@ async fn wait(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outc
     conn.finish().await
 }
 
+fn attach_options(query: &Query, framed: bool) -> AttachOptions {
+    AttachOptions {
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        stream: query.flag("stream"),
+        logs: query.flag("logs"),
+        detach_keys: query.get("detachKeys").map(str::to_owned),
+        framed,
+    }
+}
+
+/// Errors come before the handshake, as answers that a client can read.
+pub(crate) async fn attach_websocket(
+    engine: &Engine,
+    conn: Conn,
+    head: &Head,
+    id: &str,
+    query: &Query,
+) -> Option<(Conn, Outcome)> {
+    let begun = || -> Result<_, ApiError> {
+        let session = engine.attach_begin(id, attach_options(query, false))?;
+        Ok((session, websocket::accept(head)?))
+    };
+    match begun() {
+        Ok((session, accept)) => {
+            websocket::carry(conn, &accept, session).await;
+            None
+        }
+        Err(error) => Some((conn, Err(error))),
+    }
+}
+
 pub(crate) async fn attach(
     engine: &Engine,
     conn: Conn,
@@ -226,19 +268,12 @@ pub(crate) async fn attach(
     id: &str,
     query: &Query,
 ) -> Option<(Conn, Outcome)> {
-    let options = AttachOptions {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        stream: query.flag("stream"),
-        logs: query.flag("logs"),
-        detach_keys: query.get("detachKeys").map(str::to_owned),
-    };
+    let options = attach_options(query, true);
     let session = match engine.attach_begin(id, options) {
         Ok(session) => session,
         Err(error) => return Some((conn, Err(error.into()))),
     };
-    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty)).await {
+    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty, head)).await {
         session.run(client).await;
     }
     None
@@ -248,6 +283,10 @@ async fn exec_create(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) ->
     let config: Option<wire::ExecConfig> = conn.json(head).await?;
     let config =
         config.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    let mut config = config;
+    if route::version(head) < (1, 42) {
+        config.console_size = None;
+    }
     let id = engine.exec_create(id, config)?;
     conn.json_answer(201, &serde_json::json!({ "Id": id })).await
 }
@@ -257,12 +296,22 @@ pub(crate) async fn exec_start(
     mut conn: Conn,
     head: &Head,
     id: &str,
+    query: &Query,
 ) -> Option<(Conn, Outcome)> {
-    let start = match conn.json::<wire::ExecStart>(head).await {
-        Ok(start) => start.unwrap_or_default(),
+    let mut start = match conn.json::<wire::ExecStart>(head).await {
+        Ok(Some(start)) => start,
+        Ok(None) => {
+            let empty = ApiError::bad("invalid JSON: got EOF while reading request body");
+            return Some((conn, Err(empty)));
+        }
         Err(error) => return Some((conn, Err(error))),
     };
-    let session = match engine.exec_begin(id, &start) {
+    if route::version(head) < (1, 42) {
+        start.console_size = None;
+    }
+    // Ours: Docker's leave a process behind that nobody hears any more.
+    let ends_with_client = query.flag("hoy-kill-on-disconnect") && !start.detach;
+    let session = match engine.exec_begin(id, &start, ends_with_client) {
         Ok(session) => session,
         Err(error) => return Some((conn, Err(error.into()))),
     };
@@ -273,7 +322,7 @@ pub(crate) async fn exec_start(
         };
         return Some((conn, outcome));
     }
-    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty)).await {
+    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty, head)).await {
         session.run(client).await;
     }
     None

@@ -22,6 +22,9 @@ pub(crate) struct Head {
     pub framing: Framing,
     pub keep_alive: bool,
     pub upgrade: bool,
+    /// The key of one who wants a WebSocket, and the version of the protocol.
+    pub websocket: Option<String>,
+    pub websocket_version: String,
     pub expects_continue: bool,
     pub content_type: String,
     pub host: Option<String>,
@@ -61,6 +64,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
         framing: Framing::Length(0),
         keep_alive: newest,
         upgrade: false,
+        websocket: None,
+        websocket_version: String::new(),
         expects_continue: false,
         content_type: String::new(),
         host: None,
@@ -77,6 +82,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
     out.query = query.to_owned();
     let mut lengths: Option<u64> = None;
     let mut chunked = false;
+    let mut websocket = false;
     for header in request.headers.iter() {
         let bad = || ApiError::bad(format!("malformed request: header {}", header.name));
         let value = std::str::from_utf8(header.value).map_err(|_| bad())?.trim();
@@ -104,7 +110,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
                     }
                 }
             }
-            "upgrade" => out.upgrade = value.eq_ignore_ascii_case("tcp"),
+            "upgrade" => {
+                out.upgrade = value.eq_ignore_ascii_case("tcp");
+                websocket = value.eq_ignore_ascii_case("websocket");
+            }
+            "sec-websocket-key" => out.websocket = Some(value.to_owned()),
+            "sec-websocket-version" => out.websocket_version = value.to_owned(),
             "expect" => out.expects_continue = value.eq_ignore_ascii_case("100-continue"),
             "content-type" => out.content_type = value.to_owned(),
             "host" => {
@@ -117,6 +128,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
             _ => {}
         }
     }
+    out.websocket = out.websocket.filter(|_| websocket);
     // Two ways to say where the body ends are one too many.
     if chunked && lengths.is_some() {
         return Err(ApiError::bad("malformed request: both Content-Length and Transfer-Encoding"));

@@ -14,8 +14,10 @@ mod network_filters;
 mod networks;
 mod query;
 mod route;
+mod sha1;
 mod system;
 mod volumes;
+mod websocket;
 
 pub use listen::serve;
 

@@ -67,7 +67,6 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
         ["containers", _, "archive"] => "cp",
         ["containers", _, "changes"] => "diff",
         ["containers", _, "update"] => "update",
-        ["containers", _, "attach", "ws"] => "attach by WebSocket",
         ["images", "search"] => "search",
         ["images", .., "push"] => "push",
         _ => return None,
@@ -104,8 +103,11 @@ pub(crate) async fn handle(
         ("POST", ["containers", id, "attach"]) => {
             return containers::attach(engine, conn, head, id, &query).await;
         }
+        ("GET", ["containers", id, "attach", "ws"]) => {
+            return containers::attach_websocket(engine, conn, head, id, &query).await;
+        }
         ("POST", ["exec", id, "start"]) => {
-            return containers::exec_start(engine, conn, head, id).await;
+            return containers::exec_start(engine, conn, head, id, &query).await;
         }
         _ => {}
     }

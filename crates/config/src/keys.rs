@@ -688,7 +688,13 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "default-ipc-mode",
         Kind::Text,
-        Effect::Only(&["private"]),
+        Effect::Set(|s, t| {
+            if !matches!(t, "private" | "shareable") {
+                return Err(format!("IPC mode \"{t}\" is not supported as default mode"));
+            }
+            s.default_ipc_mode = t.to_owned();
+            Ok(())
+        }),
         "Default IPC mode",
     ),
     key(
@@ -696,7 +702,13 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "default-cgroupns-mode",
         Kind::Text,
-        Effect::Only(&["private"]),
+        Effect::Set(|s, t| {
+            if !matches!(t, "private" | "host") {
+                return Err(format!("invalid default cgroup namespace (default-cgroupns-mode): {t}"));
+            }
+            s.default_cgroupns_mode = t.to_owned();
+            Ok(())
+        }),
         "Default cgroup namespace mode",
     ),
     key(

@@ -53,6 +53,8 @@ pub struct Settings {
     /// A file, `builtin` or `unconfined`.
     pub seccomp_profile: String,
     pub default_shm_size: u64,
+    pub default_ipc_mode: String,
+    pub default_cgroupns_mode: String,
     /// Soft and hard limit by name.
     pub default_ulimits: BTreeMap<String, (i64, i64)>,
     /// Empty: what the driver's default is.
@@ -119,6 +121,8 @@ impl Default for Settings {
             no_new_privileges: false,
             seccomp_profile: "builtin".into(),
             default_shm_size: 64 << 20,
+            default_ipc_mode: "private".to_owned(),
+            default_cgroupns_mode: "private".to_owned(),
             default_ulimits: BTreeMap::new(),
             cgroup_parent: String::new(),
             cgroup_driver: None,

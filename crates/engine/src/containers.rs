@@ -14,7 +14,7 @@ use crate::error::{Error, Result, failed, lost};
 use crate::life::{Phase, Wish};
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::{Handle, View};
-use crate::{attachments, limits, plan, refuse, show, spec, userns};
+use crate::{attachments, limits, plan, refuse, sharing, show, spec, userns};
 
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -420,7 +420,11 @@ impl Inner {
         spec::check(&config, &host)?;
         let mut warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         spec::fill_host(&mut host, &self.settings);
+        sharing::settle(&config, &mut host, &self.settings, |other| {
+            Ok(self.registry.find(other)?.id)
+        })?;
         userns::check(&host, self.id_maps.is_some())?;
+        sharing::check_user(&host, self.userns(&host).is_some())?;
         if !self.settings.has_runtime(&host.runtime) {
             let text = format!("unknown or invalid runtime name: {}", host.runtime);
             return Err(Error::invalid(text));

@@ -721,6 +721,7 @@ impl Driver {
         attachments::resolve(&inner.networks, &mut self.record)
             .map_err(|error| other(set_up(error)))?;
         let record = self.record.clone();
+        let others = inner.others(&record).map_err(other)?;
         let network = tokio::task::spawn_blocking({
             let inner = Arc::clone(&inner);
             move || inner.make_sandbox(&record)
@@ -753,6 +754,7 @@ impl Driver {
                 descriptors.extend(ticket.userns);
             }
         }
+        descriptors.extend(others.into_descriptors());
         let connection = shim.map_err(lost).and_then(|result| result).map_err(other)?;
         self.meet(connection).await.map_err(other)?;
         if !self.record.network.endpoints.is_empty() {

@@ -342,6 +342,7 @@ impl Inner {
             if record.host.auto_remove { Durability::Written } else { Durability::Sync };
         let op = Op::Delete { kind: CONTAINER, key: record.key().to_owned() };
         self.write(vec![op], durability).await?;
+        self.execs_of_removed(&record.id);
         let inner = Arc::clone(self);
         let record = record.clone();
         let discarded = tokio::task::spawn_blocking(move || {
@@ -567,6 +568,7 @@ pub(crate) fn hostname(record: &Record) -> String {
     match (&record.config.hostname, &record.network.mode) {
         (name, _) if !name.is_empty() => name.clone(),
         (_, NetworkMode::Host) => host_name(),
+        _ if record.host.uts_mode == "host" => host_name(),
         _ => record.id.short().to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hoy_runtime::{ExecPlan, FailureReason};
 use hoy_shim::message::{AttachRequest, ExecRequest, Failure};
@@ -12,13 +12,19 @@ use hoy_wire as wire;
 use crate::driver::Command;
 use crate::engine::{Engine, Inner, new_id};
 use crate::error::{Error, Result};
-use crate::life::Wish;
+use crate::life::{Phase, Wish};
 use crate::registry::Handle;
 use crate::streams::{HijackedConn, write_text};
 use crate::{detach, plan};
 
-/// Sessions that are remembered; finished ones make room.
+/// Sessions that are remembered; those that ended first make room.
 const KEPT: usize = 4096;
+/// How long one that has ended is remembered, as with Docker.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// How long a resize waits for its session to start.
+const STARTING: Duration = Duration::from_secs(10);
+/// How often it is looked whether one has started.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long an inspect may wait to hear what was said already.
 const HEAR: Duration = Duration::from_secs(1);
 
@@ -31,6 +37,7 @@ pub(crate) struct ExecState {
     running: bool,
     started: bool,
     code: Option<i32>,
+    ended: Option<Instant>,
 }
 
 /// A session that is about to start.
@@ -40,6 +47,9 @@ pub struct ExecSession {
     id: String,
     config: wire::ExecConfig,
     console_size: Option<[u32; 2]>,
+    /// It ends with its client.
+    ends_with_client: bool,
+    /// The client wants no frames.
     pub tty: bool,
 }
 
@@ -52,7 +62,13 @@ impl Inner {
         if let Some(state) = execs(self).get_mut(id) {
             state.running = false;
             state.code = Some(code);
+            state.ended = Some(Instant::now());
         }
+    }
+
+    /// Nobody asks for the sessions of a container that is gone.
+    pub(crate) fn execs_of_removed(&self, container: &ContainerId) {
+        execs(self).retain(|_, state| state.container != *container);
     }
 
     /// A container's sessions end with it.
@@ -61,13 +77,14 @@ impl Inner {
             if state.running {
                 state.running = false;
                 state.code.get_or_insert(137);
+                state.ended = Some(Instant::now());
             }
         }
     }
 
     pub(crate) fn exec_ids(&self, container: &ContainerId) -> Vec<String> {
         let all = execs(self);
-        let of = all.iter().filter(|(_, state)| state.container == *container && state.running);
+        let of = all.iter().filter(|(_, state)| state.container == *container && state.ended.is_none());
         of.map(|(id, _)| id.clone()).collect()
     }
 }
@@ -75,14 +92,13 @@ impl Inner {
 impl Engine {
     pub fn exec_create(&self, container: &str, config: wire::ExecConfig) -> Result<String> {
         let handle = self.find(container)?;
-        let phase = handle.record().state.phase;
-        phase
-            .admits(Wish::Exec, handle.id.as_str())
-            .map_err(|(kind, message)| Error::new(kind, message))?;
+        admit(&handle, container)?;
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
             return Err(Error::invalid("No exec command specified"));
         }
-        detach::parse(Some(&config.detach_keys)).map_err(|e| Error::invalid(e.to_string()))?;
+        detach::parse(Some(&config.detach_keys)).map_err(|_| {
+            Error::system(format!("Invalid escape keys ({}) provided", config.detach_keys))
+        })?;
         let id = new_id()?.to_string();
         let command = config.cmd.clone().unwrap_or_default().join(" ");
         let state = ExecState {
@@ -92,14 +108,10 @@ impl Engine {
             running: false,
             started: false,
             code: None,
+            ended: None,
         };
         let mut all = execs(&self.inner);
-        if all.len() >= KEPT {
-            all.retain(|_, state| state.running || !state.started);
-        }
-        if all.len() >= KEPT {
-            return Err(Error::conflict("too many exec sessions"));
-        }
+        make_room(&mut all)?;
         all.insert(id.clone(), state);
         drop(all);
         let action = format!("exec_create: {command}");
@@ -108,37 +120,58 @@ impl Engine {
     }
 
     /// All errors that can be known before the stream begins.
-    pub fn exec_begin(&self, id: &str, start: &wire::ExecStart) -> Result<ExecSession> {
-        let missing = || Error::not_found(format!("No such exec instance: {id}"));
+    pub fn exec_begin(
+        &self,
+        id: &str,
+        start: &wire::ExecStart,
+        ends_with_client: bool,
+    ) -> Result<ExecSession> {
         let mut all = execs(&self.inner);
-        let state = all.get_mut(id).ok_or_else(missing)?;
-        if state.started {
-            return Err(Error::conflict(format!("exec {id} has already been started")));
+        let state = all.get_mut(id).ok_or_else(|| missing(id))?;
+        let handle = self.find(state.container.as_str()).map_err(|_| missing(id))?;
+        if state.ended.is_some() {
+            let text = format!("Error: Exec command {id} has already run");
+            return Err(Error::conflict(text));
         }
-        let handle = self.find(state.container.as_str()).map_err(|_| missing())?;
-        handle
-            .record()
-            .state
-            .phase
-            .admits(Wish::Exec, handle.id.as_str())
-            .map_err(|(kind, message)| Error::new(kind, message))?;
+        if state.started {
+            let text = format!("Error: Exec command {id} is already running");
+            return Err(Error::conflict(text));
+        }
+        admit(&handle, handle.id.as_str())?;
         state.started = true;
         Ok(ExecSession {
             engine: self.clone(),
             handle,
             id: id.to_owned(),
-            tty: state.config.tty,
+            tty: start.tty,
             config: state.config.clone(),
-            console_size: start.console_size,
+            // What is no terminal has no size.
+            console_size: start.console_size.filter(|_| start.tty),
+            ends_with_client,
         })
     }
 
     pub async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
-        let container = execs(&self.inner).get(id).map(|state| state.container.clone());
-        let container =
-            container.ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;
+        let asked = Instant::now();
+        let container = loop {
+            let state = execs(&self.inner).get(id).cloned().ok_or_else(|| missing(id))?;
+            if state.ended.is_some() {
+                return Err(Error::not_found("no such exec"));
+            }
+            if state.pid != 0 && !state.config.tty {
+                // As Docker: a size that nothing has is no error.
+                return Ok(());
+            }
+            if state.pid != 0 {
+                break state.container;
+            }
+            if asked.elapsed() >= STARTING {
+                return Err(Error::system("timeout waiting for exec session ready"));
+            }
+            tokio::time::sleep(LOOK).await;
+        };
         let exec = Some(id.to_owned());
-        let handle = self.find(container.as_str())?;
+        let handle = self.find(container.as_str()).map_err(|_| missing(id))?;
         handle.ask(|done| Command::Resize { exec, rows, columns, done }).await
     }
 
@@ -149,10 +182,13 @@ impl Engine {
             let _ = tokio::time::timeout(HEAR, handle.ask(Command::Hear)).await;
         }
         let all = execs(&self.inner);
-        let state =
-            all.get(id).ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))?;
+        let state = all.get(id).ok_or_else(|| missing(id))?;
         let config = &state.config;
         let words = config.cmd.clone().unwrap_or_default();
+        let keys = match config.detach_keys.as_str() {
+            "" => Vec::new(),
+            text => detach::parse(Some(text)).unwrap_or_default(),
+        };
         Ok(wire::ExecInspect {
             id: id.to_owned(),
             running: state.running,
@@ -167,9 +203,9 @@ impl Engine {
             open_stdin: config.attach_stdin,
             open_stderr: config.attach_stderr,
             open_stdout: config.attach_stdout,
-            can_remove: false,
+            can_remove: state.ended.is_some_and(|ended| ended.elapsed() >= REMEMBERED),
             container_id: state.container.to_string(),
-            detach_keys: None,
+            detach_keys: Some(crate::encoding::base64(&keys)),
             pid: state.pid.into(),
         })
     }
@@ -231,7 +267,12 @@ impl ExecSession {
         if let Some(state) = execs(inner).get_mut(&self.id) {
             state.running = true;
         }
-        let request = ExecRequest { id: self.id.clone(), plan: ExecPlan { process }, attach };
+        let request = ExecRequest {
+            id: self.id.clone(),
+            plan: ExecPlan { process },
+            attach,
+            ends_with_client: self.ends_with_client,
+        };
         let request = Box::new(request);
         let result = self.handle.ask(|done| Command::Exec { request, client, done }).await;
         match result {
@@ -247,7 +288,9 @@ impl ExecSession {
                 let code = code(&failure);
                 inner.exec_ended(&self.id, code);
                 // Another runtime names itself.
-                let text = match plan::is_external(&record) {
+                // Whom it is to run as, Docker finds out without its runtime.
+                let own = failure.message.starts_with("unable to find ");
+                let text = match own || plan::is_external(&record) {
                     true => failure.message,
                     false => format!("OCI runtime exec failed: exec failed: {}", failure.message),
                 };
@@ -259,6 +302,38 @@ impl ExecSession {
             }
         }
     }
+}
+
+fn missing(id: &str) -> Error {
+    Error::not_found(format!("No such exec instance: {id}"))
+}
+
+/// Whether the container takes further processes now. `name` is what messages call it.
+fn admit(handle: &Handle, name: &str) -> Result<()> {
+    let phase = handle.record().state.phase;
+    if phase == Phase::Paused {
+        let text = format!("Container {name} is paused, unpause the container before exec");
+        return Err(Error::conflict(text));
+    }
+    phase
+        .admits(Wish::Exec, handle.id.as_str())
+        .map_err(|(kind, message)| Error::new(kind, message))
+}
+
+/// Forgets sessions that ended long ago, and where there are too many, those that ended first.
+fn make_room(all: &mut HashMap<String, ExecState>) -> Result<()> {
+    let old = |state: &ExecState| state.ended.is_some_and(|ended| ended.elapsed() >= REMEMBERED);
+    all.retain(|_, state| !old(state));
+    while all.len() >= KEPT {
+        let first = all.iter().filter_map(|(id, state)| Some((state.ended?, id))).min();
+        let Some((_, id)) = first else {
+            return Err(Error::conflict("too many exec sessions"));
+        };
+        let id = id.clone();
+        all.remove(&id);
+    }
+    all.shrink_to(64);
+    Ok(())
 }
 
 fn code(failure: &Failure) -> i32 {

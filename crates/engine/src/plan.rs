@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use hoy_cgroup::{CgroupPlan, Driver, Limits};
 use hoy_config::{CgroupDriver, Settings};
 use hoy_runtime::{
-    ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespaceMode, NamespacePlan,
-    NetMode, ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
+    ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespacePlan, NetMode,
+    ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
 };
 use hoy_types::{IdMaps, UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
@@ -15,6 +15,7 @@ use crate::devices::Devices;
 use crate::error::{Error, Result};
 use crate::record::{LabelRecord, MountKind, MountRecord, NetworkMode, Record};
 use crate::seccomp::{RuleSource, Source};
+use crate::sharing::mode;
 
 /// What the plan needs beside the record.
 pub(crate) struct Facts<'a> {
@@ -72,10 +73,6 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
     }
     let config = &record.config;
     let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
-    let mode = |text: &str| match text {
-        "host" => NamespaceMode::Host,
-        _ => NamespaceMode::New,
-    };
     Ok(ContainerPlan {
         id: record.key().to_owned(),
         hostname: facts.hostname,

@@ -18,10 +18,6 @@ pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()>
         ),
         (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
-        (!matches!(host.ipc_mode.as_str(), "" | "private" | "host" | "none"), "this --ipc mode"),
-        (!matches!(host.pid_mode.as_str(), "" | "host"), "this --pid mode"),
-        (!matches!(host.uts_mode.as_str(), "" | "host"), "this --uts mode"),
-        (!matches!(host.cgroupns_mode.as_str(), "" | "private" | "host"), "this --cgroupns mode"),
         (!matches!(host.restart_policy.name.as_str(), "" | "no"), "a restart policy (--restart)"),
         (
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),

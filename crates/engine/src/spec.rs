@@ -106,12 +106,6 @@ pub(crate) fn fill_host(host: &mut HostConfig, settings: &Settings) {
     if matches!(host.network_mode.as_str(), "" | "default") {
         host.network_mode = "bridge".into();
     }
-    if host.ipc_mode.is_empty() {
-        host.ipc_mode = "private".into();
-    }
-    if host.cgroupns_mode.is_empty() {
-        host.cgroupns_mode = "private".into();
-    }
     if host.runtime.is_empty() {
         host.runtime.clone_from(&settings.default_runtime);
     }

@@ -32,6 +32,8 @@ pub struct AttachOptions {
     pub stream: bool,
     pub logs: bool,
     pub detach_keys: Option<String>,
+    /// Output says which stream it is of, unless there is a terminal.
+    pub framed: bool,
 }
 
 /// An attach that was admitted.
@@ -56,6 +58,10 @@ pub struct LogsOptions {
     pub timestamps: bool,
     /// `None` for all.
     pub tail: Option<usize>,
+    /// Without frames, whatever the container has.
+    pub raw: bool,
+    /// With what the log says of each line's circumstances.
+    pub details: bool,
 }
 
 /// Log output as the client gets it: framed unless the container has a terminal.
@@ -111,7 +117,7 @@ impl Engine {
         let path = self.inner.log_path(&handle.id);
         tokio::task::spawn_blocking(move || {
             // A log that cannot be read ends; the daemon's own log says why.
-            if let Err(error) = read_logs(&handle, &path, &options, tty, &sender) {
+            if let Err(error) = read_logs(&handle, &path, &options, tty || options.raw, &sender) {
                 tracing::warn!(container = handle.id.short(), %error, "read logs");
             }
         });
@@ -205,7 +211,7 @@ impl AttachSession {
             stdout: self.options.stdout,
             stderr: self.options.stderr,
             early: conn.early,
-            framed: !self.tty,
+            framed: self.options.framed && !self.tty,
             detach_keys: self.keys,
         };
         let client = conn.fd;
@@ -218,6 +224,7 @@ impl AttachSession {
         let options = LogsOptions {
             stdout: self.options.stdout,
             stderr: self.options.stderr,
+            raw: !self.options.framed,
             ..LogsOptions::default()
         };
         let mut logs = self.engine.logs(self.handle.id.as_str(), options)?;

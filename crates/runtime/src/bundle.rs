@@ -63,7 +63,7 @@ pub(crate) fn document(
         root: oci::Root { path: facts.root.clone(), readonly: plan.root.readonly },
         hostname: match plan.namespaces.uts {
             NamespaceMode::New => plan.hostname.clone(),
-            NamespaceMode::Host => String::new(),
+            NamespaceMode::Host | NamespaceMode::Given => String::new(),
         },
         mounts: mounts(plan, facts),
         annotations: annotations.collect(),

@@ -50,16 +50,45 @@ pub(crate) struct FirstChild<'a> {
 pub(crate) fn first(child: &FirstChild<'_>, channel: &OwnedFd) -> i32 {
     rustix::process::umask(Mode::empty());
     let prepared = child.prepared;
-    let done = match (&prepared.userns, &prepared.plan.userns) {
+    let done = share(prepared).and_then(|()| match (&prepared.userns, &prepared.plan.userns) {
         (Some(userns), Some(maps)) => beget(child, userns, maps, channel),
+        _ if prepared.pid_of.is_some() => beget_beside(child, channel),
         _ => tree::device_files(prepared)
             .and_then(|dev| enter(child, dev, channel))
             .map(|never| match never {}),
-    };
+    });
     match done {
         Ok(()) => 0,
         Err(error) => report(channel, &error),
     }
+}
+
+/// Enters what belongs to another container while this is the machine's root. Who enters its
+/// process numbers stays outside of them; who is born from then on is inside.
+fn share(prepared: &Prepared) -> Result<(), StartError> {
+    for (other, namespace) in
+        [(&prepared.ipc_of, process::NEWIPC), (&prepared.pid_of, process::NEWPID)]
+    {
+        if let Some(other) = other {
+            process::setns(other.as_fd(), namespace).map_err(|error| {
+                StartError::system("enter a namespace of another container", error)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the container's first process among those of another container.
+fn beget_beside(child: &FirstChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
+    let args = CloneArgs { namespaces: child.namespaces, sibling: true, ..CloneArgs::default() };
+    let (pid, pidfd) = process::spawn(args, || {
+        match tree::device_files(child.prepared).and_then(|dev| enter(child, dev, channel)) {
+            Ok(never) => match never {},
+            Err(error) => report(channel, &error),
+        }
+    })
+    .map_err(|error| StartError::system("make a process in the other container", error))?;
+    born(channel, pid, &pidfd)
 }
 
 /// Does what only the machine's root can, enters the user namespace, and makes the container's

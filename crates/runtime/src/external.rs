@@ -50,6 +50,9 @@ pub fn prepare_external(
     if (plan.namespaces.net == NetMode::Given) != given.netns.is_some() {
         return Err(StartError::invalid("the plan and its network namespace do not match"));
     }
+    if given.pid_of.is_some() || given.ipc_of.is_some() {
+        return Err(StartError::invalid("only the built-in runtime shares with other containers"));
+    }
     if plan.userns.is_some() {
         return Err(StartError::invalid("only the built-in runtime has user namespaces"));
     }
@@ -100,7 +103,7 @@ pub fn prepare_external(
         devices: further_devices(plan),
         throttling: throttling(),
         queues: match plan.namespaces.ipc {
-            NamespaceMode::New => has_queues(),
+            NamespaceMode::New | NamespaceMode::Given => has_queues(),
             NamespaceMode::Host => Path::new("/dev/mqueue").exists(),
         },
     };

@@ -14,6 +14,7 @@ pub mod plan;
 mod prepare;
 mod rootfs;
 mod running;
+mod shared;
 mod tree;
 mod users;
 

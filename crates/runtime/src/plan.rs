@@ -85,6 +85,8 @@ pub struct NamespacePlan {
 pub enum NamespaceMode {
     New,
     Host,
+    /// Of the process that comes with the plan.
+    Given,
 }
 
 /// Where the network comes from.

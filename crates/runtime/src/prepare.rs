@@ -21,6 +21,7 @@ use crate::plan::{
     Propagation,
 };
 use crate::rootfs;
+use crate::shared;
 use crate::users::{self, Credentials};
 
 /// Descriptors that come with a plan.
@@ -28,6 +29,9 @@ use crate::users::{self, Credentials};
 pub struct GivenFds {
     pub netns: Option<OwnedFd>,
     pub userns: Option<OwnedFd>,
+    /// Processes (pidfd) of the containers whose process numbers and whose IPC are shared.
+    pub pid_of: Option<OwnedFd>,
+    pub ipc_of: Option<OwnedFd>,
 }
 
 /// A container that only lacks its process.
@@ -36,6 +40,8 @@ pub struct Prepared {
     pub(crate) plan: ContainerPlan,
     pub(crate) netns: Option<OwnedFd>,
     pub(crate) userns: Option<OwnedFd>,
+    pub(crate) pid_of: Option<OwnedFd>,
+    pub(crate) ipc_of: Option<OwnedFd>,
     pub(crate) cgroup: Cgroup,
     pub(crate) root: RootFd,
     pub(crate) credentials: Credentials,
@@ -43,7 +49,7 @@ pub struct Prepared {
     pub(crate) sources: Vec<Source>,
     /// For each hierarchy: its name below /sys/fs/cgroup and a mount of the container's own part.
     pub(crate) cgroup_views: Vec<(String, bool, OwnedFd)>,
-    /// /dev/shm of the host, where the IPC namespace is the host's.
+    /// /dev/shm of the host or of another container, where the IPC namespace is theirs.
     pub(crate) host_ipc: Vec<(&'static str, OwnedFd)>,
     pub(crate) devices: Vec<DeviceNode>,
     /// `--init`.
@@ -78,6 +84,7 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     if plan.userns.is_some() != given.userns.is_some() {
         return Err(StartError::invalid("the plan and its user namespace do not match"));
     }
+    shared::check(&plan.namespaces, &given)?;
     let userns = given.userns.as_ref();
     let root = RootFd::new(rootfs::mount(
         &plan.root,
@@ -102,6 +109,9 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
     {
         host_ipc.push(("shm", mount));
     }
+    if let Some(other) = &given.ipc_of {
+        host_ipc.push(("shm", shared::memory_of(other)?));
+    }
     // Last, since it is the one thing here that does not go away by itself.
     let cgroup = Cgroup::create(&plan.cgroup)
         .map_err(|error| StartError::new(crate::FailureReason::System, error.to_string()))?;
@@ -122,6 +132,8 @@ pub fn prepare(plan: ContainerPlan, given: GivenFds) -> Result<Prepared, StartEr
         plan,
         netns: given.netns,
         userns: given.userns,
+        pid_of: given.pid_of,
+        ipc_of: given.ipc_of,
         cgroup,
         root,
         credentials,

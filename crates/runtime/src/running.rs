@@ -99,7 +99,9 @@ impl Prepared {
         give(&stdio, self.plan.userns.as_ref())?;
         let cgroup = self.cgroup.unified();
         // What belongs to a user namespace is made by who has entered it.
-        let at_once = if self.userns.is_some() { 0 } else { namespaces };
+        // And so is what begins among another container's processes.
+        let later = self.userns.is_some() || self.pid_of.is_some();
+        let at_once = if later { 0 } else { namespaces };
         let args = CloneArgs { namespaces: at_once, cgroup, ..CloneArgs::default() };
         let channel = Channel::new()?;
         let start = child::FirstChild { prepared: self, stdio: &stdio, tasks: &tasks, namespaces };
@@ -114,7 +116,7 @@ impl Prepared {
 fn namespaces_of(plan: &ContainerPlan) -> u64 {
     let mut all =
         process::NEWNS | process::NEWUTS | process::NEWIPC | process::NEWNET | process::NEWCGROUP;
-    if plan.namespaces.pid == NamespaceMode::New {
+    if plan.namespaces.pid != NamespaceMode::Host {
         all |= process::NEWPID;
     }
     if plan.userns.is_some() {

@@ -72,6 +72,11 @@ impl Client {
         self.pending.len()
     }
 
+    /// It has hung up, and did not leave by its keys.
+    pub fn is_gone(&self) -> bool {
+        self.deaf || self.left == Some(Left::Vanished)
+    }
+
     /// For how long it has taken nothing although something was there.
     pub fn stalled(&self) -> Duration {
         self.progress.elapsed()

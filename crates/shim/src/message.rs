@@ -38,7 +38,8 @@ pub enum Request {
     /// Frozen. Descriptor: the new program. Answered by an error until shims can be replaced.
     Upgrade,
     /// Descriptors: the network namespace if the plan says `NetMode::Given`, then the user
-    /// namespace if it has the ids of one.
+    /// namespace if it has the ids of one, then processes (pidfd) of the containers whose process
+    /// numbers and IPC are `NamespaceMode::Given`.
     /// Answered once the program runs (`Reply::Started`) or will not (`Reply::Failed`).
     Start(Box<StartRequest>),
     /// Descriptor: the client's socket. Allowed before Start, so that no output is missed.
@@ -111,6 +112,8 @@ pub struct ExecRequest {
     pub id: String,
     pub plan: ExecPlan,
     pub attach: Option<AttachRequest>,
+    /// It is killed when its client vanishes; otherwise it goes on.
+    pub ends_with_client: bool,
 }
 
 /// From the shim to the daemon.

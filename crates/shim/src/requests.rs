@@ -159,17 +159,20 @@ impl Shim {
     ) -> Result<Reply, StartError> {
         let log = Log::new(&request.log)?;
         let streams = Streams::new(request.plan.process.tty, request.open_stdin)?;
-        let shares_pids = request.plan.namespaces.pid == NamespaceMode::Host;
+        let shares_pids = request.plan.namespaces.pid != NamespaceMode::New;
         let mut given = descriptors.into_iter();
         let netns = if request.plan.namespaces.net == NetMode::Given { given.next() } else { None };
         let userns = request.plan.userns.as_ref().and_then(|_| given.next());
+        let mut other = |mode| if mode == NamespaceMode::Given { given.next() } else { None };
+        let pid_of = other(request.plan.namespaces.pid);
+        let ipc_of = other(request.plan.namespaces.ipc);
         if request.plan.external.is_some() {
             let children = hoy_sys::process::signal_fd(&[SIGCHLD]);
             let children =
                 children.map_err(|error| StartError::system("hear of children", error))?;
             self.children = Some(children);
         }
-        let given = GivenFds { netns, userns };
+        let given = GivenFds { netns, userns, pid_of, ipc_of };
         let (running, started) = Held::start(request.plan, given, streams.theirs)?;
         let started_at = now();
         let pid = started.pid.as_raw_nonzero().get();
@@ -229,6 +232,7 @@ impl Shim {
         match started() {
             Ok(mut session) => {
                 let mut notes = Vec::new();
+                session.ends_with_client = request.ends_with_client;
                 if let (Some(client), Some(attach)) = (client, &request.attach) {
                     session.attach(client, attach, &mut notes);
                 }

@@ -11,7 +11,7 @@ use hoy_logs::Stream;
 use hoy_types::Timestamp;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::attached::{Client, Left};
 use crate::log::Log;
@@ -80,6 +80,8 @@ pub(crate) struct Session {
     input: VecDeque<u8>,
     close_input: bool,
     stdin_once: bool,
+    /// Its program is killed when a client vanishes.
+    pub ends_with_client: bool,
     log: Option<Log>,
     /// Records that the supervisor was told of.
     dropped: u64,
@@ -115,6 +117,7 @@ impl Session {
             input: VecDeque::new(),
             close_input: false,
             stdin_once,
+            ends_with_client: false,
             log,
             dropped: 0,
             exited: None,
@@ -363,6 +366,12 @@ impl Session {
         client.serve(found, terminal, scratch, &mut self.input);
         if client.left == Some(Left::Detached) {
             notes.push(Note::Detached);
+        }
+        if self.ends_with_client && client.is_gone() && self.exited.is_none() {
+            // It leads a session of its own, and is not waited for yet: the number is its own.
+            if let Some(leader) = Pid::from_raw(self.pid) {
+                let _ = kill_process_group(leader, Signal::KILL);
+            }
         }
         if client.stdin && self.stdin_once && (client.input_ended || client.left.is_some()) {
             self.close_input = true;

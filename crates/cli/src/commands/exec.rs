@@ -11,6 +11,10 @@ use crate::{create, terminal};
 pub fn exec(app: &App<'_>) -> Result<u8> {
     let flags = app.flags;
     let detached = flags.switch("detach");
+    let ends_with_client = flags.switch("kill-on-disconnect");
+    if detached && ends_with_client {
+        return Err(Failure::new("conflicting options: --kill-on-disconnect and --detach"));
+    }
     let tty = flags.switch("tty");
     let stdin = flags.switch("interactive") && !detached;
     if tty && stdin && !terminal::stdin_is_terminal() {
@@ -37,7 +41,10 @@ pub fn exec(app: &App<'_>) -> Result<u8> {
     let answer =
         app.client.post(format!("{}/exec", container(app.arg(0)))).json(&request).fetch()?;
     let object = format!("/exec/{}", answer["Id"].as_str().unwrap_or_default());
-    let start = app.client.post(format!("{object}/start"));
+    let start = app
+        .client
+        .post(format!("{object}/start"))
+        .switch("hoy-kill-on-disconnect", ends_with_client);
     if detached {
         start.json(&json!({ "Detach": true, "Tty": tty })).send()?;
         return Ok(0);
