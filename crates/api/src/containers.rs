@@ -7,7 +7,7 @@ use hoy_wire as wire;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome, networks, route};
+use crate::{ApiError, Outcome, networks, route, stats};
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -33,6 +33,7 @@ pub(crate) async fn route(
                 Err(error) => Err(error.into()),
             }
         }
+        ("GET", ["containers", id, "stats"]) => stats::stats(engine, conn, id, query).await,
         ("GET", ["containers", id, "logs"]) => logs(engine, conn, id, query).await,
         ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
         ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,

@@ -7,6 +7,7 @@
 mod conn;
 mod containers;
 mod disk;
+mod events;
 mod http;
 mod images;
 mod listen;
@@ -14,6 +15,7 @@ mod network_filters;
 mod networks;
 mod query;
 mod route;
+mod stats;
 mod system;
 mod volumes;
 
