@@ -100,7 +100,7 @@ fn moment(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     match (seconds.parse::<i64>(), digits.parse::<u32>()) {
         (Ok(seconds), Ok(nanos)) => Ok(Some(Timestamp::from_parts(seconds, nanos))),
-        _ => Err(ApiError::bad(format!("invalid value for \"{name}\": {text}"))),
+        _ => Err(ApiError::bad(format!("strconv.ParseInt: parsing \"{seconds}\": invalid syntax"))),
     }
 }
 

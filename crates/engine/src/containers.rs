@@ -218,14 +218,25 @@ impl Engine {
 
     pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
         let handle = self.find(id)?;
-        let name = validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
-        let name = name.to_owned();
-        if handle.record().name == name {
+        let wrong =
+            |error: &dyn std::fmt::Display| format!("Error when allocating new name: {error}");
+        if name.trim_start_matches('/').is_empty() {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        if handle.record().name == name.trim_start_matches('/') {
             return Err(Error::invalid(
                 "Renaming a container with the same name as its current name",
             ));
         }
-        handle.ask(|done| Command::Rename { name, done }).await
+        let name = validate_name(name).map_err(|error| Error::invalid(wrong(&error)))?;
+        let name = name.to_owned();
+        let renamed = handle.ask(|done| Command::Rename { name, done }).await;
+        renamed.map_err(|error| match error.kind() {
+            hoy_types::ErrorKind::Conflict if handle.record().state.phase != Phase::Removing => {
+                Error::conflict(wrong(&error))
+            }
+            _ => error,
+        })
     }
 
     pub async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {

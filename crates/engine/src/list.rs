@@ -83,18 +83,16 @@ impl Filter {
                 return Err(Error::invalid(format!("invalid filter '{name}'")));
             }
             for value in values {
-                let bad = |why: &str| {
-                    Err(Error::invalid(format!("invalid filter '{name}={value}'{why}")))
-                };
+                let bad = || Err(Error::invalid(format!("invalid filter '{name}={value}'")));
                 let find = || lookup.0.find(value).map(|handle| handle.record());
                 match name.as_str() {
                     "before" => out.before = Some(find()?),
                     "since" => out.since = Some(find()?),
-                    "exited" if value.parse::<i32>().is_err() => return bad(""),
-                    "status" if !STATES.contains(&value.as_str()) => return bad(""),
-                    "health" if !HEALTH.contains(&value.as_str()) => return bad(""),
+                    "exited" if value.parse::<i32>().is_err() => return bad(),
+                    "status" if !STATES.contains(&value.as_str()) => return bad(),
+                    "health" if !HEALTH.contains(&value.as_str()) => return bad(),
                     "is-task" if truth(value).is_none() => {
-                        return bad(": expected true or false");
+                        return Err(Error::invalid(format!("invalid filter 'is-task=[{value}]'")));
                     }
                     "publish" => out.published.extend(ports(name, value)?),
                     "expose" => out.exposed.extend(ports(name, value)?),
@@ -139,7 +137,8 @@ impl Filter {
                     record.state.phase == Phase::Exited
                         && value.parse() == Ok(record.state.exit_code)
                 }),
-                "isolation" => any(&|value| matches(value, "default")),
+                // Of Windows.
+                "isolation" => true,
                 // There are no tasks here.
                 "is-task" => any(&|value| truth(value) == Some(false)),
                 "volume" => any(&|value| has_volume(record, value)),
@@ -208,14 +207,10 @@ fn ports(filter: &str, value: &str) -> Result<Vec<(u16, String)>> {
     let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
     let protocol = if protocol.is_empty() { "tcp" } else { protocol };
     let (first, last) = range.split_once('-').unwrap_or((range, range));
-    match (first.parse::<u16>(), last.parse::<u16>()) {
-        (Ok(first), Ok(last)) if first <= last => {
-            Ok((first..=last).map(|port| (port, protocol.to_ascii_lowercase())).collect())
-        }
-        _ => Err(Error::invalid(format!(
-            "error while looking up for {filter} {value}: invalid port range"
-        ))),
-    }
+    let (first, last) = hoy_types::parse_port_range(range).map_err(|error| {
+        Error::invalid(format!("error while looking up for {filter} {value}: {error}"))
+    })?;
+    Ok((first..=last).map(|port| (port, protocol.to_ascii_lowercase())).collect())
 }
 
 /// As Docker reads filters that are true or false.

@@ -158,8 +158,8 @@ fn run(words: &[&str], place: &Arc<OwnedSemaphorePermit>) -> std::result::Result
     let status = child.wait().map_err(Failure::Other)?;
     if !status.success() {
         let first = complaint.lines().next().unwrap_or_default();
-        let text = if first.is_empty() { format!("ps: {status}") } else { first.to_owned() };
-        return Err(Failure::Refused(text));
+        let why = if first.is_empty() { status.to_string() } else { first.to_owned() };
+        return Err(Failure::Refused(format!("ps: {why}")));
     }
     Ok(output)
 }
