@@ -133,6 +133,7 @@ async fn serve(settings: Settings) -> Result<()> {
     };
     tracing::info!("containers run on; this daemon ends");
     servers.shutdown().await;
+    engine.keep_events().await;
     for path in settings.hosts.iter().filter_map(|host| host.strip_prefix("unix://")) {
         let _ = std::fs::remove_file(path);
     }

@@ -50,8 +50,7 @@ pub(crate) struct Conn {
 }
 
 /// Both halves of a socket.
-pub(crate) type Halves =
-    (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+pub(crate) type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
 
 impl Socket {
     pub fn into_split(self) -> Halves {

@@ -7,7 +7,7 @@ use hoy_wire as wire;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome, networks, route, websocket};
+use crate::{ApiError, Outcome, networks, route, stats, websocket};
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -34,6 +34,7 @@ pub(crate) async fn route(
                 Err(error) => Err(error.into()),
             }
         }
+        ("GET", ["containers", id, "stats"]) => stats::stats(engine, conn, id, query).await,
         ("GET", ["containers", id, "logs"]) => logs(engine, conn, head, id, query).await,
         ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
         ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,
@@ -176,13 +177,7 @@ fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     Ok(Some(Timestamp::from_parts(seconds, digits.parse().map_err(|_| bad())?)))
 }
 
-async fn logs(
-    engine: &Engine,
-    conn: &mut Conn,
-    head: &Head,
-    id: &str,
-    query: &Query,
-) -> Outcome {
+async fn logs(engine: &Engine, conn: &mut Conn, head: &Head, id: &str, query: &Query) -> Outcome {
     let tail = match query.get("tail") {
         None | Some("" | "all") => None,
         // As Docker: what is no number means all.

@@ -7,6 +7,7 @@
 mod conn;
 mod containers;
 mod disk;
+mod events;
 mod http;
 mod images;
 mod listen;
@@ -15,6 +16,7 @@ mod networks;
 mod query;
 mod route;
 mod sha1;
+mod stats;
 mod system;
 mod volumes;
 mod websocket;

@@ -62,7 +62,6 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
         ["auth"] => "login",
         ["session" | "grpc"] => return None,
         ["distribution", ..] => "the registry client",
-        ["containers", _, "stats"] => "stats",
         ["containers", _, "export"] => "export",
         ["containers", _, "archive"] => "cp",
         ["containers", _, "changes"] => "diff",

@@ -11,6 +11,7 @@ mod limits;
 mod oom;
 mod support;
 pub mod systemd;
+mod usage;
 mod v2devices;
 
 use std::io;
@@ -28,6 +29,7 @@ pub use hierarchy::{Hierarchies, Hierarchy};
 pub use limits::{BlockLimits, Bound, Limits, PerDevice, Realtime, cpu_weight};
 pub use oom::OomWatch;
 pub use support::Support;
+pub use usage::{BlockEntry, BlockUsage, CpuUsage, MemoryUsage, Meter, Usage, system_cpu};
 
 /// Where a container's cgroup lies and what it may use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -177,6 +177,7 @@ fn flag_table(canonical: &str) -> &'static str {
         "container restart" => include_str!("../grammar/container-restart.tsv"),
         "container kill" => include_str!("../grammar/container-kill.tsv"),
         "container rm" => include_str!("../grammar/container-rm.tsv"),
+        "container stats" => include_str!("../grammar/container-stats.tsv"),
         "container ls" => include_str!("../grammar/container-ls.tsv"),
         "container inspect" => include_str!("../grammar/container-inspect.tsv"),
         "container update" => include_str!("../grammar/container-update.tsv"),

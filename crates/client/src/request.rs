@@ -13,7 +13,7 @@ const VERSION: &str = "1.50";
 const CHUNK: usize = 64 << 10;
 
 /// An engine to talk to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     endpoint: Endpoint,
     pinned: Option<String>,

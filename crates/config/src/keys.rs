@@ -704,7 +704,9 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Text,
         Effect::Set(|s, t| {
             if !matches!(t, "private" | "host") {
-                return Err(format!("invalid default cgroup namespace (default-cgroupns-mode): {t}"));
+                return Err(format!(
+                    "invalid default cgroup namespace (default-cgroupns-mode): {t}"
+                ));
             }
             s.default_cgroupns_mode = t.to_owned();
             Ok(())

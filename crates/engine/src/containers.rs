@@ -218,19 +218,33 @@ impl Engine {
 
     pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
         let handle = self.find(id)?;
-        let name = validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
-        let name = name.to_owned();
-        if handle.record().name == name {
+        let wrong =
+            |error: &dyn std::fmt::Display| format!("Error when allocating new name: {error}");
+        if name.trim_start_matches('/').is_empty() {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        if handle.record().name == name.trim_start_matches('/') {
             return Err(Error::invalid(
                 "Renaming a container with the same name as its current name",
             ));
         }
-        handle.ask(|done| Command::Rename { name, done }).await
+        let name = validate_name(name).map_err(|error| Error::invalid(wrong(&error)))?;
+        let name = name.to_owned();
+        let renamed = handle.ask(|done| Command::Rename { name, done }).await;
+        renamed.map_err(|error| match error.kind() {
+            hoy_types::ErrorKind::Conflict if handle.record().state.phase != Phase::Removing => {
+                Error::conflict(wrong(&error))
+            }
+            _ => error,
+        })
     }
 
     pub async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
         let handle = self.find(id)?;
-        handle.ask(|done| Command::Resize { exec: None, rows, columns, done }).await
+        handle.ask(|done| Command::Resize { exec: None, rows, columns, done }).await?;
+        let size = [("height", rows.to_string()), ("width", columns.to_string())];
+        self.inner.container_event(&handle.record(), "resize", &size);
+        Ok(())
     }
 
     /// Removes a container; a running one only by force. `volumes`: with those that were made for
@@ -287,51 +301,6 @@ impl Engine {
 
     pub(crate) fn image_size(&self, id: &Digest) -> i64 {
         self.inner.images.get(*id).map_or(0, |image| image.size() as i64)
-    }
-
-    pub fn list(&self, options: &ListOptions) -> Result<Vec<wire::ContainerSummary>> {
-        let filter = show::Filter::new(&options.filters, |text| {
-            self.find(text).map(|handle| handle.record())
-        })?;
-        let networks = self.inner.networks.names();
-        let all = options.all || options.limit > 0 || filter.names_a_state();
-        let mut out = Vec::new();
-        for handle in self.inner.registry.all() {
-            let record = handle.record();
-            let image = self.inner.images.names(record.image);
-            if (all || record.state.phase.is_alive()) && filter.admits(&record, &image, &networks) {
-                let mut shown = show::summary(&self.inner, &record);
-                if options.size {
-                    (shown.size_rw, shown.size_root_fs) =
-                        self.container_size(handle.id.as_str(), &record.image);
-                }
-                out.push(shown);
-            }
-            if options.limit > 0 && out.len() == options.limit {
-                break;
-            }
-        }
-        Ok(out)
-    }
-
-    /// The processes of a container, as the host sees them.
-    pub async fn top(&self, id: &str, arguments: &str) -> Result<wire::TopResponse> {
-        let handle = self.find(id)?;
-        let record = handle.record();
-        record
-            .state
-            .phase
-            .admits(Wish::Top, handle.id.as_str())
-            .map_err(|(kind, message)| Error::new(kind, message))?;
-        if !matches!(arguments, "" | "-ef") {
-            return Err(Error::unavailable(format!("top with the ps arguments {arguments:?}")));
-        }
-        let cgroup = plan::cgroup(&record, &self.inner.settings);
-        let processes = tokio::task::spawn_blocking(move || -> Result<Vec<i32>> {
-            let cgroup = hoy_cgroup::Cgroup::open(&cgroup).map_err(failed("open the cgroup"))?;
-            Ok(cgroup.map(|cgroup| cgroup.processes()).unwrap_or_default())
-        });
-        Ok(show::top(&processes.await.map_err(lost)??))
     }
 }
 

@@ -123,12 +123,6 @@ impl Directory {
         self.read(|tables| tables.by_id.values().cloned().collect())
     }
 
-    /// All ids with their names.
-    pub fn names(&self) -> Vec<(String, String)> {
-        let pair = |one: &Arc<Document>| (one.id.clone(), one.name.clone());
-        self.read(|tables| tables.by_id.values().map(pair).collect())
-    }
-
     pub fn by_id(&self, id: &str) -> Option<Arc<Document>> {
         self.read(|tables| tables.by_id.get(id).cloned())
     }

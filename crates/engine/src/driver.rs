@@ -423,9 +423,7 @@ impl Driver {
         self.inner.execs_of_ended(&self.record.id);
         self.publish();
         self.save_later();
-        let lasted = (exit.finished_at - exit.started_at).max(0) / 1_000_000_000;
-        let die = [("exitCode", exit.code.to_string()), ("execDuration", lasted.to_string())];
-        self.event("die", &die);
+        self.tell_death(exit.code, (exit.finished_at - exit.started_at).max(0));
         self.network_events("disconnect", &networks);
         self.detach_volumes().await;
         // The supervisor may clean up; nobody waits for that.
@@ -527,13 +525,33 @@ impl Driver {
         {
             self.record.state.phase = Phase::Running;
             self.exited(&exit).await;
-        } else if !self.release_network().await.is_empty() {
-            self.save_later();
+        } else {
+            if !self.release_network().await.is_empty() {
+                self.save_later();
+            }
+            self.tell_missed_death();
         }
         if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
             self.inner.remove_later(&self.record.id);
         }
         self.publish();
+    }
+
+    /// A daemon may have been killed between the end of a container and its word of that.
+    fn tell_missed_death(&self) {
+        let state = &self.record.state;
+        if state.phase == Phase::Exited
+            && self.inner.journal.has_missed(self.id(), state.finished_at)
+        {
+            let lasted = (state.finished_at.nanos() - state.started_at.nanos()).max(0);
+            self.tell_death(state.exit_code, lasted);
+        }
+    }
+
+    fn tell_death(&self, code: i32, lasted: i64) {
+        let lasted = lasted / 1_000_000_000;
+        let die = [("exitCode", code.to_string()), ("execDuration", lasted.to_string())];
+        self.event("die", &die);
     }
 
     /// There is no supervisor: either the container has ended and its record says how, or what is

@@ -33,6 +33,8 @@ use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;
 use crate::sandbox::noted_endpoints;
 use crate::seccomp::Filters;
+use crate::stats::Sampler;
+use crate::top::Tops;
 use crate::userns;
 
 pub(crate) const CONTAINER: &str = "container";
@@ -77,6 +79,10 @@ pub(crate) struct Inner {
     pub dns: Dns,
     pub registry: Registry,
     pub journal: Journal,
+    pub sampler: Sampler,
+    pub tops: Tops,
+    /// The machine's, in bytes.
+    pub memory: u64,
     pub sizes: Sizes,
     pub pressure: Pressure,
     pub prunes: Prunes,
@@ -110,6 +116,7 @@ impl Engine {
         let engine = Self { inner };
         engine.adopt(records).await?;
         tokio::spawn(engine.clone().remove_ended(queue));
+        tokio::spawn(engine.clone().write_events());
         engine.watch_the_disk();
         Ok(engine)
     }
@@ -242,6 +249,8 @@ impl Inner {
             Networks::open(network.clone(), specs.clone(), &endpoints, forwarding, kept)
         })
         .map_err(failed("open the network"))?;
+        let sampler = Sampler::start(&handle);
+        let journal = Journal::open(&settings.data_root.join("events"));
         let dns = Dns::start(handle, host_resolv_conf_path());
         let inner = Self {
             settings,
@@ -253,7 +262,10 @@ impl Inner {
             networks,
             dns,
             registry: Registry::default(),
-            journal: Journal::default(),
+            journal,
+            sampler,
+            tops: Tops::default(),
+            memory: u64::try_from(crate::system::memory()).unwrap_or(0),
             sizes: Sizes::default(),
             pressure: Pressure::default(),
             prunes: Prunes::default(),
@@ -363,7 +375,19 @@ impl Inner {
         attributes.insert("image".into(), record.config.image.clone());
         attributes.insert("name".into(), record.name.clone());
         attributes.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        self.event("container", action, record.key(), attributes);
+        // Told once: by this daemon, or one before it.
+        let death = (action == "die").then_some(record.state.finished_at);
+        if death.is_some_and(|death| self.journal.has_told(record.key(), death)) {
+            return;
+        }
+        self.journal.record(Happening {
+            kind: "container",
+            action: action.to_owned(),
+            id: record.key().to_owned(),
+            attributes,
+            at: now(),
+            death,
+        });
     }
 
     pub fn event(
@@ -379,6 +403,7 @@ impl Inner {
             id: id.to_owned(),
             attributes,
             at: now(),
+            death: None,
         });
     }
 

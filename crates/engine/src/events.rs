@@ -1,18 +1,37 @@
 //! The journal of events: the last ones for who asks later, and a live stream for who listens.
 //!
 //! Losing one is harmless to hoy itself: state is always derived again from the kernel and the
-//! store. A slow listener loses the oldest ones and nobody else waits for it.
+//! store. A slow listener loses the oldest ones and nobody else waits for it. What has happened is
+//! on the disk a moment later (`disk`), so that the next daemon knows it; the deaths among it are
+//! told once, whoever notices them first.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+mod disk;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hoy_types::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
-/// How many past events are kept, as Docker does.
+use disk::Disk;
+pub use disk::History;
+
+use crate::engine::Engine;
+
+/// How many past events are in memory, as Docker does.
 const KEPT: usize = 256;
+/// So many may wait for a disk that does not take them.
+const WAITING: usize = 16 * 1024;
 /// How far a listener may fall behind.
 const BEHIND: usize = 1024;
+/// What happens within this time is written at once.
+const BATCH: Duration = Duration::from_millis(100);
+
+/// The kinds of objects that something happens to.
+const KINDS: &[&str] =
+    &["container", "image", "volume", "network", "plugin", "daemon", "builder", "node", "service"];
 
 /// One thing that happened to one object.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,35 +42,173 @@ pub struct Happening {
     pub id: String,
     pub attributes: BTreeMap<String, String>,
     pub at: Timestamp,
+    /// Of a container's death: when that was.
+    pub death: Option<Timestamp>,
 }
 
-/// All events of this daemon's life.
+/// With its place in the order of all.
+#[derive(Debug)]
+struct Numbered {
+    number: u64,
+    happening: Arc<Happening>,
+}
+
+#[derive(Default)]
+struct State {
+    past: VecDeque<Numbered>,
+    next: u64,
+    /// All before this one are on the disk.
+    written: u64,
+}
+
+/// All events of this daemon's life, and of those before it as far as the disk has them.
 pub struct Journal {
-    past: Mutex<VecDeque<Happening>>,
-    live: broadcast::Sender<Happening>,
+    state: Mutex<State>,
+    live: broadcast::Sender<Arc<Happening>>,
+    something: Notify,
+    disk: Option<Disk>,
+    /// Deaths that daemons before this one have told.
+    told: HashSet<(String, i64)>,
+    /// From when on `told` is whole.
+    since: Option<Timestamp>,
 }
 
-impl Default for Journal {
-    fn default() -> Self {
-        Self { past: Mutex::new(VecDeque::with_capacity(KEPT)), live: broadcast::channel(BEHIND).0 }
-    }
+/// What has happened, oldest first, and without a gap what will.
+pub struct Listening {
+    /// On the disk, before what follows.
+    pub history: Option<History>,
+    pub past: Vec<Arc<Happening>>,
+    pub live: broadcast::Receiver<Arc<Happening>>,
 }
 
 impl Journal {
-    pub fn record(&self, happening: Happening) {
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        if past.len() == KEPT {
-            past.pop_front();
+    /// Takes up what is in a directory, which is made if it is not there. Without one events are
+    /// in memory alone.
+    pub fn open(directory: &Path) -> Self {
+        let disk = match Disk::open(directory) {
+            Ok(disk) => Some(disk),
+            Err(error) => {
+                tracing::warn!(%error, "events are not kept beyond this daemon's end");
+                None
+            }
+        };
+        let last = disk.as_ref().map(Disk::last).unwrap_or_default();
+        let told = last.iter().filter_map(|one| {
+            let death = one.happening.death?;
+            Some((one.happening.id.clone(), death.nanos()))
+        });
+        let told = told.collect();
+        let since = last.first().map(|one| one.happening.at);
+        let next = last.last().map_or(0, |one| one.number.saturating_add(1));
+        let skip = last.len().saturating_sub(KEPT);
+        let past = last.into_iter().skip(skip).collect();
+        Self {
+            state: Mutex::new(State { past, next, written: next }),
+            live: broadcast::channel(BEHIND).0,
+            something: Notify::new(),
+            disk,
+            told,
+            since,
         }
-        past.push_back(happening.clone());
-        // Under the lock, so that a listener gets each event either as past or as live.
-        let _ = self.live.send(happening);
     }
 
-    /// The kept events and, without a gap, those to come.
-    pub fn listen(&self) -> (Vec<Happening>, broadcast::Receiver<Happening>) {
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        (past.iter().cloned().collect(), self.live.subscribe())
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn record(&self, happening: Happening) {
+        let happening = Arc::new(happening);
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.past.push_back(Numbered { number, happening: Arc::clone(&happening) });
+        let written = if self.disk.is_some() { state.written } else { u64::MAX };
+        while state.past.len() > KEPT
+            && (state.past.len() > WAITING
+                || state.past.front().is_some_and(|oldest| oldest.number < written))
+        {
+            state.past.pop_front();
+        }
+        // Under the lock, so that a listener gets each event either as past or as live.
+        let _ = self.live.send(happening);
+        drop(state);
+        self.something.notify_one();
+    }
+
+    /// Whether a daemon before this one has told of a container's death.
+    pub fn has_told(&self, id: &str, death: Timestamp) -> bool {
+        self.told.contains(&(id.to_owned(), death.nanos()))
+    }
+
+    /// Whether one had noticed a death and ended before it was told: it would be known here.
+    pub fn has_missed(&self, id: &str, death: Timestamp) -> bool {
+        self.since.is_some_and(|since| death >= since) && !self.has_told(id, death)
+    }
+
+    /// What happened from a moment on, and, without a gap, what will; only the latter for `None`.
+    pub fn listen(&self, since: Option<Timestamp>) -> Listening {
+        let state = self.state();
+        let live = self.live.subscribe();
+        let Some(since) = since else {
+            return Listening { history: None, past: Vec::new(), live };
+        };
+        let oldest = state.past.front();
+        let reaches =
+            oldest.is_some_and(|oldest| oldest.number == 0 || oldest.happening.at < since);
+        let until = oldest.map_or(state.next, |oldest| oldest.number);
+        let past = state.past.iter().map(|one| Arc::clone(&one.happening)).collect();
+        drop(state);
+        let history = match &self.disk {
+            Some(disk) if !reaches && until > 0 => Some(disk.history(since, until)),
+            _ => None,
+        };
+        Listening { history, past, live }
+    }
+
+    /// Writes what waits. Blocks.
+    pub fn write(&self) {
+        let Some(disk) = &self.disk else { return };
+        // One at a time, in order.
+        let mut turn = disk.turn();
+        let (lines, next) = {
+            let state = self.state();
+            let written = state.written;
+            let waiting = state.past.iter().filter(|one| one.number >= written);
+            (waiting.map(disk::line).collect::<Vec<_>>(), state.next)
+        };
+        if !lines.is_empty() {
+            disk.append(&mut turn, &lines);
+        }
+        let mut state = self.state();
+        state.written = next;
+        while state.past.len() > KEPT {
+            state.past.pop_front();
+        }
+    }
+
+    async fn something_to_write(&self) {
+        self.something.notified().await;
+        tokio::time::sleep(BATCH).await;
+    }
+}
+
+impl Engine {
+    /// What has happened since a moment and what will; the latter alone for `None`.
+    pub fn events(&self, since: Option<Timestamp>) -> Listening {
+        self.inner.journal.listen(since)
+    }
+
+    /// To be done before the daemon ends: what has just happened is written, too.
+    pub async fn keep_events(&self) {
+        let inner = Arc::clone(&self.inner);
+        let _ = tokio::task::spawn_blocking(move || inner.journal.write()).await;
+    }
+
+    pub(crate) async fn write_events(self) {
+        loop {
+            self.inner.journal.something_to_write().await;
+            self.keep_events().await;
+        }
     }
 }
 
@@ -64,21 +221,74 @@ mod tests {
             kind: "container",
             action: "start".into(),
             id: number.to_string(),
-            attributes: BTreeMap::new(),
+            attributes: BTreeMap::from([("name".into(), "x".into())]),
             at: Timestamp::from_nanos(number as i64),
+            death: None,
         }
+    }
+
+    /// Everything since the beginning of time.
+    fn all(journal: &Journal) -> Vec<String> {
+        let heard = journal.listen(Some(Timestamp::from_nanos(-1)));
+        let mut out = Vec::new();
+        if let Some(mut history) = heard.history {
+            while let Some(some) = history.read() {
+                out.extend(some.into_iter().map(|one| one.id.clone()));
+            }
+        }
+        out.extend(heard.past.iter().map(|one| one.id.clone()));
+        out
     }
 
     #[test]
     fn past_is_bounded_and_live_follows() {
-        let journal = Journal::default();
+        let journal = Journal::open(Path::new("/proc/none"));
         for number in 0..300 {
             journal.record(happening(number));
         }
-        let (past, mut live) = journal.listen();
-        assert_eq!(past.len(), KEPT);
-        assert_eq!(past[0].id, "44");
+        let mut heard = journal.listen(Some(Timestamp::ZERO));
+        assert_eq!(heard.past.len(), KEPT);
+        assert_eq!(heard.past[0].id, "44");
         journal.record(happening(300));
-        assert_eq!(live.try_recv().unwrap().id, "300");
+        assert_eq!(heard.live.try_recv().unwrap().id, "300");
+        assert!(journal.listen(None).past.is_empty());
+    }
+
+    #[test]
+    fn what_was_written_is_known_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("events");
+        let journal = Journal::open(&place);
+        let first = 1_700_000_000_000_000_000;
+        for number in 0..1000 {
+            let at = Timestamp::from_nanos(first + number as i64);
+            let death = (number == 990).then_some(at);
+            journal.record(Happening { at, death, ..happening(number) });
+            if number % 100 == 0 {
+                journal.write();
+            }
+        }
+        // Also what waits to be written.
+        assert_eq!(all(&journal).len(), 1000);
+        journal.write();
+        drop(journal);
+        // A tail that was torn is no event.
+        let mut file =
+            std::fs::File::options().append(true).open(place.join("events.log")).unwrap();
+        std::io::Write::write_all(&mut file, b"{\"n\":1000,\"t\":5,\"k\":\"cont").unwrap();
+        let journal = Journal::open(&place);
+        journal.record(Happening { at: Timestamp::from_nanos(first + 1000), ..happening(1000) });
+        journal.write();
+        let wanted: Vec<String> = (0..=1000).map(|number| number.to_string()).collect();
+        assert_eq!(all(&journal), wanted);
+        let death = |number: i64| Timestamp::from_nanos(first + number);
+        assert!(journal.has_told("990", death(990)) && !journal.has_missed("990", death(990)));
+        assert!(journal.has_missed("991", death(991)));
+        assert!(!journal.has_missed("5", Timestamp::from_nanos(first - 1)));
+        // From a moment on.
+        let heard = journal.listen(Some(death(700)));
+        let mut history = heard.history.unwrap();
+        assert_eq!(history.read().unwrap()[0].id, "700");
+        assert!(journal.listen(Some(death(999))).history.is_none());
     }
 }

@@ -84,7 +84,8 @@ impl Inner {
 
     pub(crate) fn exec_ids(&self, container: &ContainerId) -> Vec<String> {
         let all = execs(self);
-        let of = all.iter().filter(|(_, state)| state.container == *container && state.ended.is_none());
+        let of =
+            all.iter().filter(|(_, state)| state.container == *container && state.ended.is_none());
         of.map(|(id, _)| id.clone()).collect()
     }
 }

@@ -84,9 +84,31 @@ pub(crate) fn removed_items(removed: Vec<Removed>) -> Vec<wire::ImageDeleteItem>
 }
 
 impl Engine {
-    fn image_event(&self, action: &str, id: Digest, name: &str) {
-        let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+    /// With the labels of one that is (still) there.
+    pub(crate) fn image_event(&self, action: &str, id: Digest, name: &str) {
+        let image = self.inner.images.get(id);
+        let mut attributes = image.map(|image| config(&image).labels).unwrap_or_default();
+        attributes.insert("name".to_owned(), name.to_owned());
         self.inner.event("image", action, &id.to_string(), attributes);
+    }
+
+    /// What has gone of these images, in order: the names of each before itself. Layers go with
+    /// them and are not told.
+    pub(crate) fn removal_events(&self, of: &[Digest], removed: &[Removed]) {
+        let image = |one: &Removed| match one {
+            Removed::Deleted(id) => id.parse().ok().filter(|id: &Digest| of.contains(id)),
+            Removed::Untagged(_) => None,
+        };
+        for (at, one) in removed.iter().enumerate() {
+            let next = || removed[at..].iter().find_map(image).or(of.first().copied());
+            let (action, id) = match one {
+                Removed::Untagged(_) => ("untag", next()),
+                Removed::Deleted(_) => ("delete", image(one)),
+            };
+            if let Some(id) = id {
+                self.image_event(action, id, &id.to_string());
+            }
+        }
     }
 
     pub fn image_list(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<wire::ImageSummary>> {
@@ -242,6 +264,8 @@ impl Engine {
     ) -> Result<Vec<wire::ImageDeleteItem>> {
         let engine = self.clone();
         let text = name.to_owned();
+        let of: Vec<Digest> =
+            self.resolve_image(name).ok().map(|image| image.id).into_iter().collect();
         let removed = tokio::task::spawn_blocking(move || {
             let users = |id: Digest| {
                 let all = engine.inner.registry.all().into_iter();
@@ -256,6 +280,7 @@ impl Engine {
             engine.inner.images.remove(&text, force, users, keys)
         });
         let removed = removed.await.map_err(lost)?.map_err(image_error)?;
+        self.removal_events(&of, &removed);
         Ok(removed_items(removed))
     }
 
@@ -267,8 +292,7 @@ impl Engine {
         Ok(loaded
             .into_iter()
             .map(|(name, id)| {
-                let shown = name.as_ref().map_or_else(|| id.to_string(), Reference::familiar);
-                self.image_event("load", id, &shown);
+                self.image_event("load", id, &id.to_string());
                 match name {
                     Some(name) => format!("Loaded image: {}\n", name.familiar()),
                     None => format!("Loaded image ID: {id}\n"),
@@ -296,9 +320,13 @@ impl Engine {
             name = Some(reference);
         }
         let images = self.inner.images.clone();
+        let tagged = name.clone();
         let imported =
             tokio::task::spawn_blocking(move || images.import(body, name, &changes, &message));
         let id = imported.await.map_err(lost)?.map_err(image_error)?;
+        if let Some(name) = tagged {
+            self.image_event("tag", id, &name.with_default_tag().familiar());
+        }
         self.image_event("import", id, &id.to_string());
         Ok(id.to_string())
     }
@@ -326,6 +354,9 @@ impl Engine {
             return Err(Error::invalid("no image names were given"));
         }
         self.inner.images.check_names(&names).map_err(image_error)?;
+        for image in names.iter().filter_map(|name| self.resolve_image(name).ok()) {
+            self.image_event("save", image.id, &image.id.to_string());
+        }
         let (sender, receiver) = mpsc::channel(8);
         let images = self.inner.images.clone();
         tokio::task::spawn_blocking(move || {

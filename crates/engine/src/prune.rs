@@ -213,19 +213,14 @@ impl Engine {
         let meant = self.inner.prunable_images(all, filter, &staying);
         let layers = self.inner.layers_in_use().into_iter().map(Tree::Layer).collect();
         self.inner.count(layers, COUNTING).await;
+        let before: Vec<Digest> =
+            self.inner.images.list().iter().map(|(image, _)| image.id).collect();
         let inner = Arc::clone(&self.inner);
         let done =
             tokio::task::spawn_blocking(move || inner.prune_images(&meant, &staying, mode.trial));
         let (removed, space_reclaimed) = done.await.map_err(lost)??;
         if !mode.trial {
-            for one in &removed {
-                let (action, id) = match one {
-                    Removed::Untagged(name) => ("untag", name),
-                    Removed::Deleted(id) => ("delete", id),
-                };
-                let attributes = BTreeMap::from([("name".to_owned(), id.clone())]);
-                self.inner.event("image", action, id, attributes);
-            }
+            self.removal_events(&before, &removed);
             self.pruned("image", space_reclaimed);
         }
         let images_deleted = (!removed.is_empty()).then(|| removed_items(removed));

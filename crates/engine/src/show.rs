@@ -1,14 +1,12 @@
 //! Containers as the API shows them. Pure, but for the names of directories.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use hoy_types::{Reference, Timestamp};
+use hoy_types::Timestamp;
 use hoy_wire as wire;
 
 use crate::attachments::{self, Attachment};
 use crate::engine::{Inner, now};
-use crate::error::{Error, Result};
 use crate::life::Phase;
 use crate::record::{MountKind, NetworkMode, Record};
 
@@ -184,39 +182,59 @@ fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
     }
 }
 
-pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary {
+/// What its probes say.
+pub(crate) fn health(_record: &Record) -> &'static str {
+    "none"
+}
+
+/// What is published and what is exposed, as lists show it.
+pub(crate) fn port_list(record: &Record) -> Vec<wire::PortSummary> {
     let mut ports = Vec::new();
-    if record.state.phase.is_alive() && record.network.mode == NetworkMode::Networks {
-        for bound in bound(record) {
+    if !(record.state.phase.is_alive() && record.network.mode == NetworkMode::Networks) {
+        return ports;
+    }
+    for bound in bound(record) {
+        ports.push(wire::PortSummary {
+            ip: bound.host_ip.to_string(),
+            private_port: bound.container.port,
+            public_port: bound.host_port,
+            kind: bound.container.protocol.to_string(),
+        });
+    }
+    for port in record.config.exposed_ports.keys() {
+        if let Ok(spec) = crate::spec::port_spec(port)
+            && !ports.iter().any(|known| {
+                known.private_port == spec.port && known.kind == spec.protocol.to_string()
+            })
+        {
             ports.push(wire::PortSummary {
-                ip: bound.host_ip.to_string(),
-                private_port: bound.container.port,
-                public_port: bound.host_port,
-                kind: bound.container.protocol.to_string(),
+                private_port: spec.port,
+                kind: spec.protocol.to_string(),
+                ..wire::PortSummary::default()
             });
         }
-        for port in record.config.exposed_ports.keys() {
-            if let Ok(spec) = crate::spec::port_spec(port)
-                && !ports.iter().any(|known| {
-                    known.private_port == spec.port && known.kind == spec.protocol.to_string()
-                })
-            {
-                ports.push(wire::PortSummary {
-                    private_port: spec.port,
-                    kind: spec.protocol.to_string(),
-                    ..wire::PortSummary::default()
-                });
-            }
-        }
     }
+    ports
+}
+
+/// Its first word, and the others in quotes where they have spaces.
+fn shown_command(command: &[String]) -> String {
+    let others = command.iter().skip(1).map(|word| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    });
+    command.first().cloned().into_iter().chain(others).collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary {
     wire::ContainerSummary {
         id: record.id.to_string(),
         names: Some(vec![format!("/{}", record.name)]),
         image: shown_image(inner, record),
         image_id: record.image.to_string(),
-        command: record.command.join(" "),
+        command: shown_command(&record.command),
         created: record.created.seconds(),
-        ports: Some(ports),
+        ports: Some(port_list(record)),
         labels: Some(record.config.labels.clone().unwrap_or_default()),
         state: record.state.phase.status().to_owned(),
         status: status(record, now()),
@@ -273,183 +291,16 @@ fn since(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// What `--filter` asks for.
-pub(crate) struct Filter {
-    pairs: Vec<(String, Vec<String>)>,
-    before: Option<Arc<Record>>,
-    since: Option<Arc<Record>>,
-}
-
-/// An expression may not cost more than this.
-const MAX_EXPRESSION: usize = 1 << 18;
-
-const FILTERS: &[&str] = &[
-    "ancestor",
-    "before",
-    "exited",
-    "id",
-    "label",
-    "name",
-    "network",
-    "since",
-    "status",
-    "until",
-    "label!",
-    "publish",
-    "expose",
-    "volume",
-    "health",
-    "is-task",
-    "isolation",
-];
-
-impl Filter {
-    pub fn new(
-        pairs: &[(String, Vec<String>)],
-        find: impl Fn(&str) -> Result<Arc<Record>>,
-    ) -> Result<Self> {
-        let mut out = Self { pairs: pairs.to_vec(), before: None, since: None };
-        for (name, values) in pairs {
-            let bad = |value: &str| Error::invalid(format!("invalid filter '{name}={value}'"));
-            if !FILTERS.contains(&name.as_str()) {
-                return Err(Error::invalid(format!("invalid filter '{name}'")));
-            }
-            for value in values {
-                match name.as_str() {
-                    "before" => out.before = Some(find(value)?),
-                    "since" => out.since = Some(find(value)?),
-                    "exited" if value.parse::<i32>().is_err() => return Err(bad(value)),
-                    "status" => match value.as_str() {
-                        "created" | "restarting" | "running" | "removing" | "paused" | "exited"
-                        | "dead" => {}
-                        other => {
-                            return Err(Error::invalid(format!("invalid filter 'status={other}'")));
-                        }
-                    },
-                    "publish" | "expose" | "volume" | "health" | "is-task" | "isolation"
-                    | "until" => {
-                        return Err(Error::unavailable(format!("the filter {name}")));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    pub fn names_a_state(&self) -> bool {
-        self.pairs.iter().any(|(name, _)| matches!(name.as_str(), "status" | "exited"))
-    }
-
-    /// Values of one filter: any; filters: all; labels: all of them.
-    pub fn admits(
-        &self,
-        record: &Record,
-        image_names: &[Reference],
-        networks: &[(String, String)],
-    ) -> bool {
-        let label = |value: &str| match value.split_once('=') {
-            Some((key, value)) => record.labels().any(|(k, v)| k == key && v == value),
-            None => record.labels().any(|(k, _)| k == value),
-        };
-        let one = |name: &str, value: &str| match name {
-            "id" => matches(value, record.key()),
-            // With the slash before it, and without.
-            "name" => matches(value, &record.name) || matches(value, &format!("/{}", record.name)),
-            "status" => record.state.phase.status() == value,
-            "exited" => {
-                record.state.phase == Phase::Exited && value.parse() == Ok(record.state.exit_code)
-            }
-            "network" => match record.network.mode {
-                NetworkMode::Host => value == "host",
-                NetworkMode::None => value == "none",
-                NetworkMode::Container(_) => false,
-                NetworkMode::Networks => networks.iter().any(|(id, name)| {
-                    (name == value || id.starts_with(value))
-                        && record.network.attachment(id).is_some()
-                }),
-            },
-            "ancestor" => {
-                let wanted = value.parse::<Reference>().map(Reference::with_default_tag);
-                record.image.hex().starts_with(value.trim_start_matches("sha256:"))
-                    || wanted.is_ok_and(|wanted| image_names.contains(&wanted))
-            }
-            _ => true,
-        };
-        self.pairs.iter().all(|(name, values)| match name.as_str() {
-            "label" => values.iter().all(|value| label(value)),
-            "label!" => !values.iter().any(|value| label(value)),
-            name => values.is_empty() || values.iter().any(|value| one(name, value)),
-        }) && self.before.as_ref().is_none_or(|other| record.created < other.created)
-            && self.since.as_ref().is_none_or(|other| record.created > other.created)
-    }
-}
-
-/// A text means itself or, as an expression, what it matches somewhere in. Go's expressions know
-/// ASCII alone in their classes.
-fn matches(wanted: &str, value: &str) -> bool {
-    let expression = || {
-        let mut builder = regex::bytes::RegexBuilder::new(wanted);
-        builder.unicode(false).size_limit(MAX_EXPRESSION).build()
-    };
-    wanted == value || expression().is_ok_and(|known| known.is_match(value.as_bytes()))
-}
-
-/// What `ps -ef` would say of these processes, read from /proc.
-pub(crate) fn top(processes: &[i32]) -> wire::TopResponse {
-    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"];
-    let rows = processes.iter().filter_map(|pid| process_row(*pid)).collect();
-    wire::TopResponse {
-        titles: Some(titles.iter().map(|title| (*title).to_owned()).collect()),
-        processes: Some(rows),
-    }
-}
-
-fn process_row(pid: i32) -> Option<Vec<String>> {
-    use std::os::unix::fs::MetadataExt as _;
-    let directory = format!("/proc/{pid}");
-    let uid = std::fs::metadata(&directory).ok()?.uid();
-    let stat = std::fs::read_to_string(format!("{directory}/stat")).ok()?;
-    let (head, rest) = stat.rsplit_once(')')?;
-    let name = head.split_once('(')?.1;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok());
-    let command = std::fs::read(format!("{directory}/cmdline")).unwrap_or_default();
-    let words: Vec<String> = command
-        .split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty())
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let ticks = number(11)? + number(12)?;
-    let seconds = ticks / 100;
-    let terminal = match number(4)? {
-        0 => "?".to_owned(),
-        device => format!("pts/{}", device & 0xff | (device >> 12) & 0xfff00),
-    };
-    let started = boot_time() + number(19)? / 100;
-    let time = Timestamp::from_parts(started, 0).to_string();
-    let user = if uid == 0 { "root".to_owned() } else { uid.to_string() };
-    Some(vec![
-        user,
-        pid.to_string(),
-        number(1)?.to_string(),
-        "0".to_owned(),
-        time.get(11..16).unwrap_or_default().to_owned(),
-        terminal,
-        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
-        if words.is_empty() { format!("[{name}]") } else { words.join(" ") },
-    ])
-}
-
-fn boot_time() -> i64 {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = stat.lines().find_map(|line| line.strip_prefix("btime "));
-    line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_as_people_would_type_them() {
+        let words = ["sh", "-c", "echo a b", "x"].map(str::to_owned);
+        assert_eq!(shown_command(&words), "sh -c 'echo a b' x");
+        assert_eq!(shown_command(&[]), "");
+    }
 
     #[test]
     fn durations_in_words() {

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use hoy_wire as wire;
-use tokio::sync::broadcast;
 
 use crate::engine::{Engine, host_name, now};
 use crate::error::{Error, Result, lost};
-use crate::events::Happening;
 use crate::life::Phase;
 
 pub(crate) const ON_OVERLAY: &str = "The data root lies on overlayfs: no container can be started \
@@ -148,11 +146,6 @@ impl Engine {
         }
     }
 
-    /// Past events and those to come.
-    pub fn events(&self) -> (Vec<Happening>, broadcast::Receiver<Happening>) {
-        self.inner.journal.listen()
-    }
-
     /// Ends the daemon; containers run on unless `clean`, which takes the network back and is
     /// refused while one needs it.
     pub async fn stop_daemon(&self, clean: bool) -> Result<()> {
@@ -219,7 +212,7 @@ fn os_release(key: &str) -> String {
     line.unwrap_or("Linux").trim_matches('"').to_owned()
 }
 
-fn memory() -> i64 {
+pub(crate) fn memory() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());

@@ -13,6 +13,7 @@ mod image;
 mod inspect;
 mod network;
 mod prune;
+mod stats;
 mod system;
 mod volume;
 
@@ -28,6 +29,7 @@ pub use image::*;
 pub use inspect::*;
 pub use network::*;
 pub use prune::*;
+pub use stats::*;
 pub use system::*;
 pub use volume::*;
 

@@ -159,7 +159,11 @@ pub fn rename(app: &App<'_>) -> Result<u8> {
     if old.is_empty() || new.is_empty() {
         return Err(Failure::new("Error: Neither old nor new names may be empty"));
     }
-    app.client.post(format!("{}/rename", container(old))).query("name", new).send()?;
+    let renamed = app.client.post(format!("{}/rename", container(old))).query("name", new).send();
+    if let Err(error) = renamed {
+        say(&error.to_string());
+        return Err(Failure::new(format!("Error: failed to rename container named {old}")));
+    }
     Ok(0)
 }
 

@@ -13,6 +13,7 @@ mod logs;
 mod networks;
 mod prune;
 mod run;
+mod stats;
 mod system;
 mod volumes;
 
@@ -139,6 +140,7 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "container wait" => containers::wait(&app),
         "container port" => containers::port(&app),
         "container top" => containers::top(&app),
+        "container stats" => stats::stats(&app),
         "container attach" => containers::attach(&app),
         "container exec" => exec::exec(&app),
         "container logs" => logs::logs(&app),

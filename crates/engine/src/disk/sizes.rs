@@ -60,7 +60,7 @@ struct State {
     turns: HashMap<String, u64>,
     /// Events were missed: whatever was known of volumes may be old.
     missed: u64,
-    events: Option<broadcast::Receiver<Happening>>,
+    events: Option<broadcast::Receiver<Arc<Happening>>>,
 }
 
 /// All counts.
@@ -115,7 +115,7 @@ impl State {
 
     fn catch_up(&mut self, inner: &Inner) {
         let Some(mut events) = self.events.take() else {
-            self.events = Some(inner.journal.listen().1);
+            self.events = Some(inner.journal.listen(None).live);
             return;
         };
         loop {
@@ -329,7 +329,7 @@ fn below_unless_mounted(
 
 /// Counts behind everybody's back what has come to rest, from the beginning on.
 pub(crate) async fn keep(inner: Arc<Inner>) {
-    let mut events = inner.journal.listen().1;
+    let mut events = inner.journal.listen(None).live;
     let store = inner.store.clone();
     let read = tokio::task::spawn_blocking(move || store.documents(LAYER)).await;
     let needed = inner.layers_in_use();
