@@ -206,7 +206,6 @@ fn ports(filter: &str, value: &str) -> Result<Vec<(u16, String)>> {
     }
     let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
     let protocol = if protocol.is_empty() { "tcp" } else { protocol };
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = hoy_types::parse_port_range(range).map_err(|error| {
         Error::invalid(format!("error while looking up for {filter} {value}: {error}"))
     })?;
