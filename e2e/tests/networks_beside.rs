@@ -122,6 +122,10 @@ fn internal_beside() {
     }
     host.nothing("one", &["10.78.0.11"]);
     host.clear();
+    // Who passes all through may come at once behind others.
+    host.docker("network create -d macvlan --subnet 10.78.0.0/24 -o parent=wire0 -o macvlan_mode=passthru lan");
+    host.idle("one", "--network lan --ip 10.78.0.10");
+    host.clear();
     host.end();
 }
 

@@ -116,6 +116,19 @@ impl Cidr {
         self.contains(other.network().address) || other.contains(self.network().address)
     }
 
+    /// The address that is the subnet itself: in IPv6 that of all its routers. Two hosts of IPv4,
+    /// or one, need none.
+    pub fn own_address(&self) -> Option<IpAddr> {
+        let has = !self.is_ipv4() || self.prefix < 31;
+        has.then(|| address(self.first(), self.is_ipv4()))
+    }
+
+    /// The address of all hosts at once.
+    pub fn broadcast(&self) -> Option<IpAddr> {
+        let has = self.is_ipv4() && self.prefix < 31;
+        has.then(|| address(self.last(), true))
+    }
+
     /// An address of the subnet by its place.
     pub fn host(&self, place: u128) -> IpAddr {
         address(self.first() + (place & self.host_bits()), self.is_ipv4())
@@ -207,14 +220,7 @@ impl Pool {
     pub fn new(subnet: Cidr, range: Option<Cidr>, set_aside: &[IpAddr]) -> Self {
         let subnet = subnet.network();
         let mut used: BTreeSet<u128> = set_aside.iter().copied().map(number).collect();
-        let bits = subnet.width() - subnet.prefix;
-        if bits > 1 {
-            // The subnet's own address, and all its hosts at once.
-            used.insert(subnet.first());
-            if subnet.is_ipv4() {
-                used.insert(subnet.last());
-            }
-        }
+        used.extend([subnet.own_address(), subnet.broadcast()].into_iter().flatten().map(number));
         let fixed = used.len();
         Self { subnet, range: range.unwrap_or(subnet).network(), used, fixed, last: None }
     }
@@ -356,6 +362,11 @@ mod tests {
         assert_eq!(small.take().unwrap(), cidr("10.0.0.0/31"));
         assert_eq!(small.take().unwrap(), cidr("10.0.0.1/31"));
         assert_eq!(small.take(), None);
+        let mut smallest = Pool::new(cidr("10.0.0.7/32"), None, &[]);
+        assert_eq!(smallest.take().unwrap(), cidr("10.0.0.7/32"));
+        let mut two = Pool::new(cidr("fd00::4/127"), None, &[]);
+        assert_eq!((two.take().unwrap(), two.take()), (cidr("fd00::5/127"), None));
+        assert_eq!(two.claim("fd00::4".parse().unwrap()), Err(Claim::Used));
         let mut six = Pool::new(cidr("fd00::/64"), None, &["fd00::1".parse().unwrap()]);
         assert_eq!(six.take().unwrap(), cidr("fd00::2/64"));
     }

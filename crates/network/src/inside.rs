@@ -93,7 +93,14 @@ pub(crate) fn create(
                         mtu,
                         netns,
                     });
-                    made.map_err(lacks("macvlan"))?;
+                    made.map_err(|error| match (mode, error.errno()) {
+                        (MacvlanMode::Passthru, Some(errno))
+                            if errno == rustix::io::Errno::INVAL.raw_os_error() =>
+                        {
+                            NetworkError::NotAlone
+                        }
+                        _ => lacks("macvlan")(error),
+                    })?;
                 }
                 LinkMode::Ipvlan(mode, flag) => {
                     let (mode, flag) = (*mode, *flag);

@@ -108,6 +108,11 @@ pub enum NetworkError {
     )]
     NoBridgeRules,
     #[error(
+        "create a macvlan: in the mode passthru it needs its parent for itself, and that has others \
+         (of a container that has ended, too, until the kernel has given up its connections)"
+    )]
+    NotAlone,
+    #[error(
         "driver failed programming external connectivity on endpoint {name} ({endpoint}): {reason}"
     )]
     Port { name: String, endpoint: String, reason: String },
@@ -121,6 +126,7 @@ impl NetworkError {
             )
             | Self::InUse(_)
             | Self::AddressInUse => ErrorKind::Forbidden,
+            Self::Spec(SpecError::NoGateway) => ErrorKind::System,
             Self::Spec(_) | Self::Outside(_) | Self::NoParent(_) => ErrorKind::InvalidParameter,
             Self::NoNetwork(_) => ErrorKind::NotFound,
             _ => ErrorKind::System,

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hoy_netlink::route::Address;
 use hoy_netlink::{Socket, SocketKind};
@@ -28,6 +29,9 @@ use crate::{NetworkError, Settings};
 
 /// Our interfaces' names begin with this.
 pub(crate) const PREFIX: &str = "hv";
+/// How long an interface waits for its parent to be free, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A network namespace, ready to be entered.
 #[derive(Debug)]
@@ -55,6 +59,9 @@ struct State {
     ports: Ports,
     nets: HashMap<String, Net>,
     forwarding: Forwarding,
+    /// Where interfaces beside the host's are, by the endpoint: a namespace may outlive its
+    /// container for as long as the kernel keeps a connection, and they are to go at once.
+    beside: HashMap<String, OwnedFd>,
     /// To be forgotten once nobody waits for us.
     flows: Flows,
 }
@@ -186,6 +193,7 @@ impl Networks {
             },
             nets: HashMap::new(),
             forwarding,
+            beside: HashMap::new(),
             flows: Flows::default(),
         };
         let default = state.default_bridge(&settings, &specs)?;
@@ -328,9 +336,34 @@ impl Networks {
             state.open_ports(&self.settings, &spec.name, &spec.ports, endpoints)?;
         }
         self.forget_flows();
-        inside::make(spec.owner.as_ref(), spec.dns, endpoints, &links, |link, netns| {
-            self.state().plug(link, netns)
-        })
+        let made = inside::make(spec.owner.as_ref(), spec.dns, endpoints, &links, |link, netns| {
+            self.plug(link, netns)
+        })?;
+        self.remember_beside(made.0.as_fd(), endpoints);
+        Ok(made)
+    }
+
+    /// Makes the interface of an endpoint in its namespace. One that needs its parent alone waits
+    /// for those to go that were there before: with a namespace that the kernel has not cleaned up.
+    fn plug(&self, link: &LinkPlan, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+        let started = Instant::now();
+        loop {
+            match inside::create(&mut self.state().route, link, netns) {
+                Err(NetworkError::NotAlone) if started.elapsed() < PATIENCE => {
+                    std::thread::sleep(LOOK);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn remember_beside(&self, netns: BorrowedFd<'_>, endpoints: &[Endpoint]) {
+        let mut state = self.state();
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.interface.is_empty()) {
+            if let Ok(netns) = netns.try_clone_to_owned() {
+                state.beside.insert(endpoint.id.clone(), netns);
+            }
+        }
     }
 
     /// One more endpoint for a container that runs. Gives all endpoints as they are now: another
@@ -359,8 +392,7 @@ impl Networks {
             link
         };
         self.forget_flows();
-        let done =
-            inside::add(netns, &all, before, &link, |link, netns| self.state().plug(link, netns));
+        let done = inside::add(netns, &all, before, &link, |link, netns| self.plug(link, netns));
         if let Err(error) = done {
             let mut old = before.to_vec();
             let mut guard = self.state();
@@ -370,6 +402,7 @@ impl Networks {
             self.release(all.get(before.len()..).unwrap_or_default());
             return Err(error);
         }
+        self.remember_beside(netns, all.get(before.len()..).unwrap_or_default());
         Ok(all)
     }
 
@@ -434,7 +467,8 @@ impl Networks {
         state.firewall.open_again(openings, !host::filters_bridges())
     }
 
-    /// Takes endpoints back. Their interfaces go with their namespace, by the kernel.
+    /// Takes endpoints back. Their interfaces go with their namespace, by the kernel; those beside
+    /// the host's at once.
     pub fn release(&self, endpoints: &[Endpoint]) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -450,7 +484,16 @@ impl Networks {
             }
             net.endpoints = net.endpoints.saturating_sub(1);
         }
+        let beside: Vec<_> = endpoints
+            .iter()
+            .filter_map(|endpoint| Some((state.beside.remove(&endpoint.id)?, endpoint)))
+            .collect();
         drop(guard);
+        for (netns, endpoint) in beside {
+            if let Err(error) = inside::remove(netns.as_fd(), std::slice::from_ref(endpoint), &[]) {
+                tracing::warn!(interface = endpoint.inside, %error, "an interface stays for a while");
+            }
+        }
         self.forget_flows();
     }
 
@@ -782,11 +825,6 @@ impl State {
             to: Place::of(link.to),
             ports: link.ports.iter().copied().collect(),
         })
-    }
-
-    /// Makes the interface of an endpoint in its namespace.
-    fn plug(&mut self, link: &LinkPlan, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
-        inside::create(&mut self.route, link, netns)
     }
 
     /// Reserves the ports of a container and lets them in, where its way out is.

@@ -113,6 +113,8 @@ pub enum SpecError {
     NoFamily,
     #[error("{0}")]
     Gateway(String),
+    #[error("failed to allocate gateway (): no available addresses on this pool")]
+    NoGateway,
     #[error("invalid value for {name}: {value:?}{hint}")]
     Option { name: String, value: String, hint: &'static str },
     #[error("unknown option {name:?} of the {driver} driver")]
@@ -256,7 +258,11 @@ fn decide_pool(
     };
     let gateway = match wanted.gateway {
         Some(gateway) => Some(gateway),
-        None => gateway_of(request, &subnet, wanted.range, &wanted.set_aside),
+        None if has_no_gateway(request, v4)? => None,
+        None => {
+            let found = gateway_of(&subnet, wanted.range, &wanted.set_aside);
+            Some(found.ok_or(SpecError::NoGateway)?)
+        }
     };
     for name in [OTHER_GATEWAY4, OTHER_GATEWAY6] {
         if let Some(other) = wanted.set_aside.get(name).filter(|other| !subnet.contains(**other)) {
@@ -266,8 +272,8 @@ fn decide_pool(
         }
     }
     if let Some(gateway) = gateway {
-        let end = subnet.prefix < if v4 { 31 } else { 127 };
-        if end && gateway == subnet.address && request.driver == Driver::Bridge {
+        let own = subnet.own_address() == Some(gateway);
+        if own && request.driver == Driver::Bridge {
             return Err(SpecError::Gateway(format!(
                 "invalid gateway {gateway}: it is the subnet's own address"
             )));
@@ -276,23 +282,31 @@ fn decide_pool(
     Ok(PoolSpec { subnet, range: wanted.range, gateway, set_aside: wanted.set_aside })
 }
 
-/// The first address that nobody set aside, in the range if there is one. An interface beside the
-/// host's has none unless it is named: there the router decides.
+/// An interface beside the host's has none unless it is named: there the router decides. Neither
+/// has a bridge that the host keeps away from.
+fn has_no_gateway(request: &NetworkRequest, v4: bool) -> Result<bool, SpecError> {
+    if request.driver != Driver::Bridge {
+        return Ok(request.internal);
+    }
+    let options = BridgeOptions::parse(&request.options)?;
+    Ok((if v4 { options.mode4 } else { options.mode6 }) == GatewayMode::Isolated)
+}
+
+/// The first address that nobody set aside, in the range if there is one.
 fn gateway_of(
-    request: &NetworkRequest,
     subnet: &Cidr,
     range: Option<Cidr>,
     set_aside: &BTreeMap<String, IpAddr>,
 ) -> Option<IpAddr> {
-    if request.driver != Driver::Bridge && request.internal {
-        return None;
-    }
     let base = range.unwrap_or(*subnet);
-    let small = subnet.prefix >= if subnet.is_ipv4() { 31 } else { 127 };
-    let first = u128::from(!small && base.network().address == subnet.address);
-    (first..=first + set_aside.len() as u128)
-        .map(|place| base.host(place))
-        .find(|address| !set_aside.values().any(|other| other == address))
+    let free = |address: &IpAddr| {
+        base.contains(*address)
+            && subnet.own_address() != Some(*address)
+            && subnet.broadcast() != Some(*address)
+            && !set_aside.values().any(|other| other == address)
+    };
+    // Beyond the last one it begins again, with what was looked at before.
+    (0..=1 + set_aside.len() as u128).map(|place| base.host(place)).find(free)
 }
 
 /// The options of the bridge driver.
@@ -604,6 +618,33 @@ mod tests {
         set_aside.range = Some("10.1.5.0/24".parse().unwrap());
         let spec = NetworkSpec::decide(request(vec![set_aside]), &facts(&[])).unwrap();
         assert_eq!(spec.gateway(true).unwrap().to_string(), "10.1.5.0/16");
+    }
+
+    /// As Docker has it: IPv4 leaves nothing out of the smallest subnets, IPv6 always the first
+    /// address.
+    #[test]
+    fn the_smallest_subnets() {
+        let decide = |subnet: &str, mode: &str| {
+            let mut small = request(vec![pool(subnet)]);
+            small.ipv6 = subnet.contains(':');
+            small.ipv4 = !small.ipv6;
+            for family in ["ipv4", "ipv6"] {
+                let name = format!("com.docker.network.bridge.gateway_mode_{family}");
+                small.options.insert(name, mode.into());
+            }
+            small.internal = mode == "isolated";
+            let spec = NetworkSpec::decide(small, &facts(&[]))?;
+            Ok(spec.pools[0].gateway.map(|gateway| gateway.to_string()))
+        };
+        let some = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(decide("10.1.0.4/30", "nat"), some("10.1.0.5"));
+        assert_eq!(decide("10.1.0.4/31", "nat"), some("10.1.0.4"));
+        assert_eq!(decide("10.1.0.4/32", "nat"), some("10.1.0.4"));
+        assert_eq!(decide("fd00::4/126", "nat"), some("fd00::5"));
+        assert_eq!(decide("fd00::4/127", "nat"), some("fd00::5"));
+        assert_eq!(decide("fd00::4/128", "nat"), Err(SpecError::NoGateway));
+        assert_eq!(decide("10.1.0.4/31", "isolated"), Ok(None));
+        assert_eq!(decide("fd00::4/127", "isolated"), Ok(None));
     }
 
     #[test]

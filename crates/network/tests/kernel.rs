@@ -179,3 +179,34 @@ fn a_daemon_that_died_is_succeeded() {
         network.clean().unwrap();
     });
 }
+
+/// A gateway that no container could reach is refused, however the bridge came to its subnet.
+#[test]
+fn another_gateway_is_in_the_subnet() {
+    in_own_namespace(|| {
+        let mut settings = settings();
+        let default = settings.default.as_mut().unwrap();
+        let outside = |default: &mut NetworkRequest, name: &str, address: &str| {
+            default.pools[0].set_aside =
+                [(name.to_owned(), address.parse().unwrap())].into_iter().collect();
+        };
+        outside(default, hoy_network::OTHER_GATEWAY4, "10.98.0.254");
+        let open = |settings: &Settings| {
+            Networks::open(settings.clone(), Vec::new(), &[], Forwarding::default(), None)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        let says = "invalid gateway 10.98.0.254: it is not in the subnet 10.99.0.0/24";
+        assert_eq!(open(&settings), Err(says.to_owned()));
+        // The bridge is there already, and no subnet is asked for.
+        let mut route = hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap();
+        route.create_bridge("hoy0", [2, 0, 0, 0, 0, 1], 1500).unwrap();
+        let bridge = route.link("hoy0").unwrap().unwrap().index;
+        route.add_address(bridge, "10.99.0.1".parse().unwrap(), 24).unwrap();
+        settings.default.as_mut().unwrap().pools[0].subnet = None;
+        assert_eq!(open(&settings), Err(says.to_owned()));
+        let default = settings.default.as_mut().unwrap();
+        outside(default, hoy_network::OTHER_GATEWAY4, "10.99.0.254");
+        assert_eq!(open(&settings), Ok(()));
+    });
+}
