@@ -1,8 +1,9 @@
-//! One entry point for habits: `cargo xtask check | test | guest | bench | install | demo`.
+//! One entry point for habits: `cargo xtask check | test | guest | bench | install | deb | demo`.
 //!
 //! Each task does all of its own set-up, missing Debian packages included, so that a clone is
 //! all that anybody needs.
 
+mod deb;
 mod guest;
 mod lanes;
 mod programs;
@@ -17,6 +18,7 @@ Tasks:
   test [ARGS]       what the tests need, then all of them, programs beside each other; with ARGS
                     what cargo test runs with these
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
+  deb [DIRECTORY]   a release build as a Debian package into a directory (default: this one)
   bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota
   demo              a web server in a container, published, asked and ended
 ";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         "install" => tasks::install(rest.first().map_or("/usr/local", String::as_str)),
+        "deb" => deb::task(rest.first().map_or(".", String::as_str)),
         "bench" => tasks::bench(rest),
         "demo" => tasks::demo(),
         _ => {

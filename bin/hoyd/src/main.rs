@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use hoy_config::{Invocation, Settings};
+use hoy_config::{Flags, Invocation, Settings};
 use hoy_engine::{Engine, Parts};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+mod sockets;
 
 /// The program of the embedded image `hello`.
 const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -23,10 +28,18 @@ fn main() -> ExitCode {
         // The helper that holds published ports, beyond this daemon's end.
         return hoy_network::keeper::main(rest);
     }
-    match run(&args) {
+    if let Some(("dial", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        // The half of the command line that speaks TLS.
+        return ended("hoyd dial", hoy_api::dial::main(rest).map_err(anyhow::Error::from));
+    }
+    ended("hoyd", run(&args))
+}
+
+fn ended(who: &str, result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "hoyd: {error:#}");
+            let _ = writeln!(std::io::stderr(), "{who}: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -44,7 +57,7 @@ fn run(args: &[String]) -> Result<()> {
             settings(&flags)?;
             say("configuration OK");
         }
-        Invocation::Run(flags) => daemon(settings(&flags)?)?,
+        Invocation::Run(flags) => daemon(settings(&flags)?, flags)?,
     }
     Ok(())
 }
@@ -63,25 +76,29 @@ fn settings(flags: &hoy_config::Flags) -> Result<Settings> {
     Ok(hoy_config::resolve(text.as_deref(), flags)?)
 }
 
-fn daemon(settings: Settings) -> Result<()> {
-    let level = match (settings.debug, settings.log_level.as_str()) {
-        (true, _) | (_, "debug") => tracing::Level::DEBUG,
-        (_, "warn") => tracing::Level::WARN,
-        (_, "error" | "fatal") => tracing::Level::ERROR,
-        _ => tracing::Level::INFO,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+/// What the log is to tell, changed while the daemon runs.
+type Level = tracing_subscriber::reload::Handle<LevelFilter, tracing_subscriber::Registry>;
+
+fn level(settings: &Settings) -> LevelFilter {
+    match (settings.debug, settings.log_level.as_str()) {
+        (true, _) | (_, "debug") => LevelFilter::DEBUG,
+        (_, "warn") => LevelFilter::WARN,
+        (_, "error" | "fatal") => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
+    }
+}
+
+fn daemon(settings: Settings, flags: Flags) -> Result<()> {
+    let (filter, level) = tracing_subscriber::reload::Layer::new(level(&settings));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))
         .thread_stack_size(512 * 1024)
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(settings));
+    let result = runtime.block_on(serve(settings, &flags, &level));
     // Threads that wait for a slow disk must not keep the daemon.
     runtime.shutdown_background();
     result
@@ -94,7 +111,7 @@ fn beside(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-async fn serve(settings: Settings) -> Result<()> {
+async fn serve(settings: Settings, flags: &Flags, level: &Level) -> Result<()> {
     let (stop, asked) = oneshot::channel();
     let parts = Parts {
         program: std::env::current_exe().context("find this program")?,
@@ -106,22 +123,32 @@ async fn serve(settings: Settings) -> Result<()> {
         hello: HELLO,
         settings: settings.clone(),
     };
+    // Before anything is made: what cannot be listened on needs no daemon.
+    let places = sockets::places(&settings)?;
     let engine = Engine::open(parts, stop).await?;
     std::fs::write(&settings.pidfile, std::process::id().to_string())
         .with_context(|| format!("write {}", settings.pidfile.display()))?;
     let group = group_id(settings.group.as_deref());
     let mut servers = tokio::task::JoinSet::new();
-    for host in settings.hosts.clone() {
+    for (host, place) in places {
         let engine = engine.clone();
         servers.spawn(async move {
-            let result = hoy_api::serve(engine, &host, group).await;
+            let result = hoy_api::serve(engine, place, group).await;
             result.with_context(|| format!("listen on {host}"))
         });
     }
     tracing::info!(hosts = ?settings.hosts, "ready");
+    sockets::tell("READY=1");
+    let mut hangup = signal(SignalKind::hangup()).context("wait for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let again = async {
+        while hangup.recv().await.is_some() {
+            reload(&engine, flags, level);
+        }
+    };
     let result = tokio::select! {
+        () = again => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = asked => {
@@ -131,6 +158,7 @@ async fn serve(settings: Settings) -> Result<()> {
         }
         Some(ended) = servers.join_next() => ended.unwrap_or_else(|error| Err(error.into())),
     };
+    sockets::tell("STOPPING=1");
     tracing::info!("containers run on; this daemon ends");
     servers.shutdown().await;
     engine.keep_events().await;
@@ -139,6 +167,20 @@ async fn serve(settings: Settings) -> Result<()> {
     }
     let _ = std::fs::remove_file(&settings.pidfile);
     result
+}
+
+/// The settings' file is read again; what is wrong in it changes nothing.
+fn reload(engine: &Engine, flags: &Flags, now: &Level) {
+    match settings(flags) {
+        Ok(new) => {
+            let _ = now.reload(level(&new));
+            if engine.reload(&new) {
+                tracing::warn!("of the changed settings some need another start of the daemon");
+            }
+            tracing::info!(debug = new.debug, labels = ?new.labels, "settings are read again");
+        }
+        Err(error) => tracing::error!("settings stay as they are: {error:#}"),
+    }
 }
 
 /// The socket's group: as asked for, else hoy's, else docker's, else root's.

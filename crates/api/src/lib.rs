@@ -6,6 +6,7 @@
 
 mod conn;
 mod containers;
+pub mod dial;
 mod disk;
 mod events;
 mod http;
@@ -18,10 +19,12 @@ mod route;
 mod sha1;
 mod stats;
 mod system;
+mod tls;
 mod volumes;
 mod websocket;
 
-pub use listen::serve;
+pub use listen::{Place, serve};
+pub use tls::{Tls, TlsFiles};
 
 use hoy_types::ErrorKind;
 

@@ -1,6 +1,8 @@
 //! Shell completion: scripts that ask this program, and its answers, in the protocol that Docker's
 //! scripts speak, too: a word per line, maybe its meaning behind a tab, and a number at the end.
 
+use std::borrow::Cow;
+
 use crate::commands::{self, Names, contexts};
 use crate::failure::{Failure, Result};
 use crate::grammar::{Command, Flag, Kind, global_flags};
@@ -67,13 +69,13 @@ const NO_FILES: u8 = 4;
 /// Words with their meanings, and what the shell does with them.
 #[derive(Debug, Default)]
 struct Answer {
-    words: Vec<(String, &'static str)>,
+    words: Vec<(String, Cow<'static, str>)>,
     directive: u8,
 }
 
 impl Answer {
     fn names(words: Vec<String>) -> Self {
-        Self { words: words.into_iter().map(|word| (word, "")).collect(), directive: NO_FILES }
+        Self { words: words.into_iter().map(|word| (word, "".into())).collect(), directive: NO_FILES }
     }
 
     fn files() -> Self {
@@ -119,7 +121,7 @@ pub fn complete(words: &[String], described: bool) -> Result<u8> {
     if own.is_empty() && !last.starts_with('-') {
         let more = plugins::all(&global);
         let more = more.into_iter().filter(|plugin| plugin.about.is_ok() && !plugin.is_hidden());
-        answer.words.extend(more.map(|plugin| (plugin.name, "")));
+        answer.words.extend(more.map(|plugin| (plugin.name.clone(), plugin.short().to_owned().into())));
     }
     tell(answer, last, described)
 }
@@ -135,7 +137,7 @@ fn tell(mut answer: Answer, last: &str, described: bool) -> Result<u8> {
         text.push_str(&word);
         if described && !meaning.is_empty() {
             text.push('\t');
-            text.push_str(meaning);
+            text.push_str(&meaning);
         }
         text.push('\n');
     }
@@ -205,9 +207,9 @@ fn flags(all: impl Iterator<Item = Flag>, last: &str, words: &[String]) -> Answe
             continue;
         }
         if let Some(short) = flag.short.filter(|_| last == "-") {
-            answer.words.push((format!("-{short}"), flag.about));
+            answer.words.push((format!("-{short}"), flag.about.into()));
         }
-        answer.words.push((long, flag.about));
+        answer.words.push((long, flag.about.into()));
     }
     answer
 }
@@ -251,7 +253,7 @@ fn value(flag: Flag, global: &Parsed) -> Answer {
     let fixed =
         |words: &[&str]| Answer::names(words.iter().map(|word| (*word).to_owned()).collect());
     let before_colon = |names: Vec<String>| Answer {
-        words: names.into_iter().map(|name| (name + ":", "")).collect(),
+        words: names.into_iter().map(|name| (name + ":", "".into())).collect(),
         directive: NO_SPACE,
     };
     match flag.means() {
@@ -332,7 +334,7 @@ fn argument(command: Command, given: &[&str], words: &[String], global: &Parsed)
 fn below(prefix: &str) -> Answer {
     let all = Command::all().filter(|c| !c.is_hidden());
     let words = all
-        .filter_map(|c| c.path.strip_prefix(prefix).map(|rest| (rest.to_owned(), c.about)))
+        .filter_map(|c| c.path.strip_prefix(prefix).map(|rest| (rest.to_owned(), c.about.into())))
         .filter(|(rest, _)| !rest.contains(' '))
         .collect();
     Answer { words, directive: NO_FILES }

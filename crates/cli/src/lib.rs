@@ -200,7 +200,7 @@ fn by_builder(words: &[String], global: &Parsed) -> Result<Option<u8>> {
     let settings = settings::load(&settings::directory(global));
     let alias = settings["aliases"]["builder"].as_str();
     let builder = alias.unwrap_or("buildx");
-    let Some((words, build)) = plugins::forwarded(words, &global.args, builder) else {
+    let Some(words) = plugins::forwarded(words, &global.args, builder) else {
         return Ok(None);
     };
     let bake = global.args.first().is_some_and(|word| word == "bake");
@@ -220,7 +220,7 @@ fn by_builder(words: &[String], global: &Parsed) -> Result<Option<u8>> {
     let named = std::env::var_os("BUILDX_BUILDER").is_some_and(|name| !name.is_empty())
         || words.iter().any(|word| word == "--builder" || word.starts_with("--builder="));
     let mut more = Vec::new();
-    if build && !named {
+    if !named {
         more.push(("BUILDX_BUILDER", connect::Said::of(global).context().to_owned()));
     }
     plugins::run(&plugin, &words, &more, global).map(Some)

@@ -218,7 +218,7 @@ pub fn find(name: &str, global: &Parsed) -> Option<Plugin> {
 }
 
 /// Words of a command that Docker forwards to its builder, with the builder's in their place.
-pub fn forwarded(words: &[String], args: &[String], builder: &str) -> Option<(Vec<String>, bool)> {
+pub fn forwarded(words: &[String], args: &[String], builder: &str) -> Option<Vec<String>> {
     let forms: [(&[&str], &[&str], bool); 4] = [
         (&["builder"], &[], false),
         (&["build"], &["build"], true),
@@ -233,7 +233,7 @@ pub fn forwarded(words: &[String], args: &[String], builder: &str) -> Option<(Ve
     out.push(builder.to_owned());
     out.extend(new.iter().map(|word| (*word).to_owned()));
     out.extend_from_slice(&words[at + old.len()..]);
-    Some((out, build))
+    Some(out)
 }
 
 /// Runs a plugin with all words of the command line; its end is ours.
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn what_is_forwarded() {
         let of = |line: &str, args: &str| {
-            forwarded(&words(line), &words(args), "buildx").map(|(out, _)| out.join(" "))
+            forwarded(&words(line), &words(args), "buildx").map(|out| out.join(" "))
         };
         assert_eq!(of("-D build .", "build ."), Some("-D buildx build .".to_owned()));
         assert_eq!(of("image build .", "image build ."), Some("buildx build .".to_owned()));

@@ -160,8 +160,9 @@ fn host(text: &str) -> Result<String, String> {
     match text.split_once("://") {
         None if text.starts_with('/') => Ok(format!("unix://{text}")),
         Some(("unix" | "tcp", rest)) if !rest.is_empty() => Ok(text.to_owned()),
-        Some(("fd", _)) => Err("socket activation is not available yet".into()),
-        _ => Err("want unix://PATH or tcp://ADDRESS:PORT".into()),
+        // Of the service manager: all, one by its number, or those of a name.
+        Some(("fd", _)) => Ok(text.to_owned()),
+        _ => Err("want unix://PATH, tcp://ADDRESS:PORT or fd://".into()),
     }
 }
 
@@ -721,6 +722,63 @@ pub(crate) const KEYS: &[Key] = &[
         set!(selinux_enabled, boolean),
         "Label containers where the host has SELinux",
     ),
+    key(
+        "tls",
+        "",
+        "tls",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.tls.on |= boolean(t)?;
+            Ok(())
+        }),
+        "TLS on TCP sockets; --tlsverify has it, too",
+    ),
+    key(
+        "tlsverify",
+        "",
+        "tlsverify",
+        Kind::Bool,
+        Effect::Set(|s, t| {
+            s.tls.verify = boolean(t)?;
+            // As Docker: whoever says either way wants TLS.
+            s.tls.on = true;
+            Ok(())
+        }),
+        "TLS, and clients need a certificate",
+    ),
+    key(
+        "tlscacert",
+        "",
+        "tlscacert",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.tls.ca = t.into();
+            Ok(())
+        }),
+        "Who signs clients' certificates (default \"/root/.docker/ca.pem\")",
+    ),
+    key(
+        "tlscert",
+        "",
+        "tlscert",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.tls.cert = t.into();
+            Ok(())
+        }),
+        "The daemon's certificate (default \"/root/.docker/cert.pem\")",
+    ),
+    key(
+        "tlskey",
+        "",
+        "tlskey",
+        Kind::Text,
+        Effect::Set(|s, t| {
+            s.tls.key = t.into();
+            Ok(())
+        }),
+        "The daemon's key (default \"/root/.docker/key.pem\")",
+    ),
     key("insecure-registry", "", "insecure-registries", Kind::List, Effect::Unavailable, ""),
     key("registry-mirror", "", "registry-mirrors", Kind::List, Effect::Unavailable, ""),
     without_effect("live-restore", Kind::Bool, "Containers always outlive the daemon"),
@@ -751,11 +809,6 @@ pub(crate) const KEYS: &[Key] = &[
     unavailable("swarm-default-advertise-addr", "swarm-default-advertise-addr", Kind::Text),
     unavailable("swarm-raft-election-tick", "swarm-raft-election-tick", Kind::Number),
     unavailable("swarm-raft-heartbeat-tick", "swarm-raft-heartbeat-tick", Kind::Number),
-    unavailable("tls", "tls", Kind::Bool),
-    unavailable("tlscacert", "tlscacert", Kind::Text),
-    unavailable("tlscert", "tlscert", Kind::Text),
-    unavailable("tlskey", "tlskey", Kind::Text),
-    unavailable("tlsverify", "tlsverify", Kind::Bool),
     unavailable("builder", "builder", Kind::Any),
     unavailable("allow-nondistributable-artifacts", "allow-nondistributable-artifacts", Kind::List),
 ];

@@ -25,7 +25,7 @@ pub struct Settings {
     pub data_root: PathBuf,
     pub exec_root: PathBuf,
     pub pidfile: PathBuf,
-    /// Where to listen: `unix://…` and `tcp://…`.
+    /// Where to listen: `unix://…`, `tcp://…` and `fd://…`.
     pub hosts: Vec<String>,
     pub group: Option<String>,
     pub debug: bool,
@@ -71,6 +71,32 @@ pub struct Settings {
     /// Other OCI runtimes than the built-in one, by name.
     pub runtimes: BTreeMap<String, Runtime>,
     pub default_runtime: String,
+    pub tls: Tls,
+}
+
+/// TLS on TCP sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub on: bool,
+    /// Clients need a certificate.
+    pub verify: bool,
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        // Where Docker's daemon looks.
+        let file = |name: &str| PathBuf::from("/root/.docker").join(name);
+        Self {
+            on: false,
+            verify: false,
+            ca: file("ca.pem"),
+            cert: file("cert.pem"),
+            key: file("key.pem"),
+        }
+    }
 }
 
 /// An OCI runtime that is a program.
@@ -132,6 +158,7 @@ impl Default for Settings {
             selinux_enabled: false,
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+            tls: Tls::default(),
         }
     }
 }
@@ -554,6 +581,17 @@ mod tests {
         for wrong in ["native.cgroupdriver=", "native.cgroupdriver", "native.umask=normal"] {
             assert!(matches!(run(&["--exec-opt", wrong], None), Err(ConfigError::Invalid { .. })));
         }
+    }
+
+    #[test]
+    fn tls_and_sockets_of_the_service_manager() {
+        let settings = run(&["--tlsverify", "--tlscert=/c", "-H", "fd://", "-H", "tcp://:1"], None);
+        let settings = settings.unwrap();
+        assert!(settings.tls.on && settings.tls.verify && settings.tls.cert == PathBuf::from("/c"));
+        assert_eq!(settings.hosts, ["fd://", "tcp://:1"]);
+        let settings = run(&[], Some(r#"{"tls": true, "tlsverify": false}"#)).unwrap();
+        assert!(settings.tls.on && !settings.tls.verify);
+        assert!(!run(&["--tls=false"], None).unwrap().tls.on);
     }
 
     #[test]

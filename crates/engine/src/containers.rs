@@ -388,17 +388,18 @@ impl Inner {
         spec::merge_config(&mut config, &image_config);
         spec::check(&config, &host)?;
         let mut warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
-        spec::fill_host(&mut host, &self.settings);
-        sharing::settle(&config, &mut host, &self.settings, |other| {
+        let settings = self.current();
+        spec::fill_host(&mut host, &settings);
+        sharing::settle(&config, &mut host, &settings, |other| {
             Ok(self.registry.find(other)?.id)
         })?;
         userns::check(&host, self.id_maps.is_some())?;
         sharing::check_user(&host, self.userns(&host).is_some())?;
-        if !self.settings.has_runtime(&host.runtime) {
+        if !settings.has_runtime(&host.runtime) {
             let text = format!("unknown or invalid runtime name: {}", host.runtime);
             return Err(Error::invalid(text));
         }
-        if self.settings.runtimes.contains_key(&host.runtime) && self.userns(&host).is_some() {
+        if settings.runtimes.contains_key(&host.runtime) && self.userns(&host).is_some() {
             return Err(Error::unavailable("another runtime (--runtime) in a user namespace")
                 .hint("--userns=host has it in the host's"));
         }

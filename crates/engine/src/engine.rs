@@ -31,6 +31,7 @@ use crate::plan::{self, Facts};
 use crate::prune::Prunes;
 use crate::record::{LabelRecord, MountKind, NetworkMode, Record};
 use crate::registry::Registry;
+use crate::reload::Reloaded;
 use crate::sandbox::noted_endpoints;
 use crate::seccomp::Filters;
 use crate::stats::Sampler;
@@ -68,7 +69,10 @@ pub struct Engine {
 }
 
 pub(crate) struct Inner {
+    /// As they were at the start.
     pub settings: Settings,
+    /// With what has been read again since.
+    pub reloaded: Reloaded,
     pub store: Store,
     pub images: Images,
     pub volumes: Volumes,
@@ -253,6 +257,7 @@ impl Inner {
         let journal = Journal::open(&settings.data_root.join("events"));
         let dns = Dns::start(handle, host_resolv_conf_path());
         let inner = Self {
+            reloaded: Reloaded::of(&settings),
             settings,
             store,
             images,
@@ -442,7 +447,9 @@ impl Inner {
                 });
                 crate::mounts::check_propagation(table, source, &mount.propagation)?;
             }
-            if let MountKind::Bind { source, create: true, .. } = &mount.kind {
+            if let MountKind::Bind { source, create: true, .. } = &mount.kind
+                && self.socket_for(source).is_none()
+            {
                 std::fs::create_dir_all(source)
                     .or_else(|error| match error.kind() {
                         std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -452,8 +459,10 @@ impl Inner {
             }
         }
         let directory = self.layer_directory(record);
+        let settings = self.current();
         let facts = Facts {
-            settings: &self.settings,
+            settings: &settings,
+            socket: &|source| self.socket_for(source),
             layers: ticket.layers.clone(),
             upper: directory.join("upper"),
             work: directory.join("work"),

@@ -33,6 +33,7 @@ mod prune;
 mod record;
 mod refuse;
 mod registry;
+mod reload;
 mod room;
 mod sandbox;
 mod seccomp;

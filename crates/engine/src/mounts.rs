@@ -16,6 +16,11 @@ pub(crate) struct Wanted {
     pub own: bool,
 }
 
+/// Where programs look for Docker's socket.
+pub(crate) fn is_docker_socket(source: &str) -> bool {
+    matches!(source, "/var/run/docker.sock" | "/run/docker.sock")
+}
+
 impl Wanted {
     fn plain(mount: MountRecord) -> Self {
         Self { mount, volume: None, own: true }

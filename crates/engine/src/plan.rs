@@ -43,6 +43,8 @@ pub(crate) struct Facts<'a> {
     pub volumes: &'a std::collections::BTreeMap<String, PathBuf>,
     /// Where a layer lies.
     pub layer: &'a dyn Fn(&str) -> PathBuf,
+    /// The socket that stands in for Docker's.
+    pub socket: &'a dyn Fn(&str) -> Option<PathBuf>,
     /// What links tell: the container's own says otherwise if it wants.
     pub environment: Vec<(String, String)>,
 }
@@ -159,7 +161,8 @@ fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
     let source = match &mount.kind {
         MountKind::Bind { source, recursive, readonly_top_only: top, .. } => {
             readonly_top_only = *top;
-            MountSource::Bind { path: source.into(), recursive: *recursive }
+            let path = (facts.socket)(source).unwrap_or_else(|| source.into());
+            MountSource::Bind { path, recursive: *recursive }
         }
         MountKind::Volume { name, subpath, .. } => {
             let path = facts.volumes.get(name).cloned();

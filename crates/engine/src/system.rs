@@ -51,6 +51,7 @@ impl Engine {
 
     pub fn info(&self) -> wire::Info {
         let inner = &self.inner;
+        let current = inner.current();
         let all: Vec<Phase> =
             inner.registry.all().iter().map(|handle| handle.record().state.phase).collect();
         let count =
@@ -108,7 +109,7 @@ impl Engine {
             pids_limit: support.pids,
             oom_kill_disable: support.oom_kill_disable,
             ipv4_forwarding: forwarding.is_ok_and(|text| text.trim() == "1"),
-            debug: inner.settings.debug,
+            debug: current.debug,
             system_time: now().to_string(),
             logging_driver: inner.settings.log_driver.clone(),
             cgroup_driver: inner.settings.cgroup_driver.map_or("cgroupfs", |d| d.name()).into(),
@@ -123,10 +124,10 @@ impl Engine {
             mem_total: memory(),
             docker_root_dir: inner.settings.data_root.display().to_string(),
             name: host_name(),
-            labels: Some(inner.settings.labels.clone()),
+            labels: Some(current.labels.clone()),
             server_version: wire::DOCKER_VERSION.into(),
-            runtimes: Some(runtimes(&inner.settings)),
-            default_runtime: inner.settings.default_runtime.clone(),
+            runtimes: Some(runtimes(&current)),
+            default_runtime: current.default_runtime.clone(),
             swarm: wire::SwarmInfo { local_node_state: "inactive".into(), ..Default::default() },
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),

@@ -136,7 +136,9 @@ impl Inner {
         for one in &mut wanted {
             match &mut one.mount.kind {
                 MountKind::Bind { source, create: false, .. }
-                    if one.own && std::fs::symlink_metadata(&source).is_err() =>
+                    if one.own
+                        && std::fs::symlink_metadata(&source).is_err()
+                        && self.socket_for(source).is_none() =>
                 {
                     return Err(Error::invalid(format!(
                         "invalid mount config for type \"bind\": bind source path does not exist: \

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod bpf;
 pub mod datagram;
 pub mod exec;
+pub mod inherited;
 pub mod mount;
 pub mod process;
 pub mod quota;

@@ -104,7 +104,6 @@ pub fn info(app: &App<'_>) -> Result<u8> {
     if !format.is_empty() {
         template::check(format)?;
     }
-    let answer = app.client.get("/info").fetch();
     let plugins = crate::plugins::all(app.global);
     let client = json!({
         "Debug": app.global.switch("debug"),
@@ -113,6 +112,15 @@ pub fn info(app: &App<'_>) -> Result<u8> {
         "Warnings": null,
         "Version": env!("CARGO_PKG_VERSION"),
     });
+    // What the client knows alone needs no engine.
+    let alone = json!({ "ClientInfo": client });
+    if !format.is_empty()
+        && format.contains("ClientInfo")
+        && let Ok(text) = template::one(format, &alone, Missing::Mistake)
+    {
+        return print(&(text + "\n")).map(|()| 0);
+    }
+    let answer = app.client.get("/info").fetch();
     if format.is_empty() {
         print(&info_text(&client, answer.as_ref().ok()))?;
         let info = answer?;
