@@ -54,6 +54,8 @@ pub struct Settings {
     pub seccomp_profile: String,
     pub default_shm_size: u64,
     pub default_ipc_mode: String,
+    /// Where CDI documents lie; empty for Docker's own places.
+    pub cdi_spec_dirs: Vec<String>,
     pub default_cgroupns_mode: String,
     /// Soft and hard limit by name.
     pub default_ulimits: BTreeMap<String, (i64, i64)>,
@@ -148,6 +150,7 @@ impl Default for Settings {
             seccomp_profile: "builtin".into(),
             default_shm_size: 64 << 20,
             default_ipc_mode: "private".to_owned(),
+            cdi_spec_dirs: Vec::new(),
             default_cgroupns_mode: "private".to_owned(),
             default_ulimits: BTreeMap::new(),
             cgroup_parent: String::new(),

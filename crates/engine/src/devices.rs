@@ -54,7 +54,11 @@ fn default_rules() -> Vec<DeviceRule> {
     out
 }
 
-fn map(mapping: &DeviceMapping, out: &mut Devices) -> std::result::Result<(), String> {
+/// One mapping's nodes and what the device cgroup allows for it.
+pub(crate) fn map(
+    mapping: &DeviceMapping,
+    out: &mut Devices,
+) -> std::result::Result<(), String> {
     let access = match mapping.cgroup_permissions.as_str() {
         "" => "rwm",
         access if access.bytes().all(|c| matches!(c, b'r' | b'w' | b'm')) => access,

@@ -471,6 +471,7 @@ impl Inner {
             hostname,
             limits: self.limits(&record.host)?,
             devices: crate::devices::gather(&record.host)?,
+            cdi: crate::cdi::edits(&record.host, &self.settings)?,
             seccomp: &|host, capabilities| self.filters.filter(host, capabilities),
             seccomp_rules: &|host, capabilities| self.filters.rules(host, capabilities),
             userns: self.userns(&record.host).cloned(),

@@ -7,6 +7,7 @@
 mod apparmor;
 mod attachments;
 mod barriers;
+mod cdi;
 mod containers;
 mod detach;
 mod devices;

@@ -11,6 +11,7 @@ use hoy_runtime::{
 use hoy_types::{IdMaps, UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
+use crate::cdi::Edits;
 use crate::devices::Devices;
 use crate::error::{Error, Result};
 use crate::record::{LabelRecord, MountKind, MountRecord, NetworkMode, Record};
@@ -32,6 +33,8 @@ pub(crate) struct Facts<'a> {
     pub hostname: String,
     pub limits: Limits,
     pub devices: Devices,
+    /// What devices that are asked for by name change.
+    pub cdi: Edits,
     /// The compiled filter for a request and a capability set.
     pub seccomp: Source<'a>,
     /// The same as a document, for a runtime that compiles it itself.
@@ -50,7 +53,9 @@ pub(crate) struct Facts<'a> {
 }
 
 /// The plan of a container's start.
-pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPlan> {
+pub(crate) fn container(record: &Record, mut facts: Facts<'_>) -> Result<ContainerPlan> {
+    facts.devices.nodes.append(&mut facts.cdi.devices.nodes);
+    facts.devices.rules.append(&mut facts.cdi.devices.rules);
     let host = &record.host;
     let mut mounts: Vec<MountPlan> = Vec::new();
     // Who joins another's network has that one's files.
@@ -70,7 +75,7 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
             });
         }
     }
-    for mount in &record.mounts {
+    for mount in record.mounts.iter().chain(&facts.cdi.mounts) {
         mounts.push(mount_plan(mount, &facts)?);
     }
     let config = &record.config;
@@ -96,9 +101,12 @@ pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPl
             uts: mode(&host.uts_mode),
             cgroup: mode(&host.cgroupns_mode),
         },
-        process: with_links(
-            process(record, &facts.labels, facts.settings, facts.seccomp)?,
-            facts.environment,
+        process: with_edits(
+            with_links(
+                process(record, &facts.labels, facts.settings, facts.seccomp)?,
+                facts.environment,
+            ),
+            facts.cdi,
         ),
         mounts,
         devices: if host.privileged { DevicePlan::All } else { DevicePlan::Default },
@@ -306,6 +314,17 @@ pub(crate) fn with_links(
             process.env.push(format!("{name}={value}"));
         }
     }
+    process
+}
+
+/// What a device says stands over what the container says, as Docker has it.
+fn with_edits(mut process: ProcessPlan, edits: Edits) -> ProcessPlan {
+    for entry in edits.environment {
+        let name = entry.split('=').next().unwrap_or_default().to_owned();
+        process.env.retain(|known| known.split('=').next() != Some(&name));
+        process.env.push(entry);
+    }
+    process.additional_groups.extend(edits.groups);
     process
 }
 

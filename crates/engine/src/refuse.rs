@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 
 /// Refuses a request that asks for anything that hoy does not have.
 pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
-    let some = |length: Option<usize>| length.is_some_and(|length| length > 0);
     let checks: &[(bool, &str)] = &[
         (
             config.healthcheck.as_ref().is_some_and(|check| {
@@ -16,14 +15,12 @@ pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()>
             }),
             "a health check (--health-cmd)",
         ),
-        (!host.isolation.is_empty() && host.isolation != "default", "--isolation"),
         (!host.cgroup.is_empty(), "the cgroup specification"),
         (!matches!(host.restart_policy.name.as_str(), "" | "no"), "a restart policy (--restart)"),
         (
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
             "this log driver: hoy has json-file and none; it",
         ),
-        (some(host.device_requests.as_ref().map(Vec::len)), "--gpus"),
     ];
     if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
         return Err(Error::unavailable(what));
@@ -44,7 +41,7 @@ pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()>
             _ if matches!(name, "apparmor" | "label" | "writable-cgroups") => {
                 return Err(Error::unavailable(format!("--security-opt {option}")));
             }
-            _ => return Err(Error::invalid(format!("invalid --security-opt: {option:?}"))),
+            _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
         }
     }
     Ok(())
@@ -58,9 +55,9 @@ mod tests {
     fn the_default_request_passes_and_others_are_named() {
         let config = ContainerConfig::default();
         unbuilt(&config, &HostConfig::default()).unwrap();
-        let host = HostConfig { isolation: "x".into(), ..HostConfig::default() };
+        let host = HostConfig { cgroup: "x".into(), ..HostConfig::default() };
         let error = unbuilt(&config, &host).unwrap_err();
-        assert_eq!(error.to_string(), "--isolation is not available yet");
+        assert_eq!(error.to_string(), "the cgroup specification is not available yet");
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
         assert_eq!(
             unbuilt(&config, &host).unwrap_err().kind(),

@@ -169,6 +169,17 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
         }
     }
     hostname(&config.hostname)?;
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(Error::invalid(format!(
+            "Invalid isolation: {:?} - linux only supports 'default'",
+            host.isolation
+        )));
+    }
+    if host.annotations.keys().any(String::is_empty) {
+        return invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        );
+    }
     if host.oom_score_adj < -1000 || host.oom_score_adj > 1000 {
         return Err(Error::invalid(format!(
             "Invalid value {}, range for oom score adj is [-1000, 1000]",

@@ -132,7 +132,12 @@ impl Engine {
             live_restore_enabled: true,
             init_binary: "hoy-init".into(),
             security_options: Some(security),
-            cdi_spec_dirs: Some(Vec::new()),
+            cdi_spec_dirs: Some(
+                crate::cdi::directories(&self.inner.settings)
+                    .iter()
+                    .map(|directory| directory.display().to_string())
+                    .collect(),
+            ),
             default_address_pools: inner
                 .settings
                 .networking
