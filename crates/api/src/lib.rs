@@ -16,6 +16,7 @@ mod networks;
 mod query;
 mod route;
 mod sha1;
+mod shape;
 mod stats;
 mod system;
 mod volumes;
