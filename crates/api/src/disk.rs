@@ -1,6 +1,6 @@
 //! /system/df, the prunes, and /hoy/check.
 
-use hoy_engine::{Engine, PruneMode, UsageKinds};
+use hoy_engine::{Engine, PruneMode};
 use hoy_types::Timestamp;
 use hoy_wire as wire;
 

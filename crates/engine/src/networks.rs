@@ -375,6 +375,7 @@ impl Inner {
         let config = if spec.is_some() { decided.collect() } else { document.asked.clone() };
         let options = &document.ipam_options;
         wire::NetworkInspect {
+            status: None,
             name: document.name.clone(),
             id: document.id.clone(),
             created: document.created,
