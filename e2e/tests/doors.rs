@@ -139,13 +139,13 @@ fn versions_and_errors() {
     assert!(get("/version").ends_with("200"));
     assert!(
         get("/v1.99/version")
-            .contains("client version 1.99 is too new. Maximum supported API version is 1.50")
+            .contains("client version 1.99 is too new. Maximum supported API version is 1.56")
     );
     assert!(get("/v1.10/version").contains("too old"));
     assert!(get("/nowhere").contains("page not found") && get("/nowhere").ends_with("404"));
     assert!(get("/containers/none/json").contains("No such container: none"));
     let head = daemon.curl(&["-I", "http://x/_ping"]).stdout.to_lowercase();
-    assert!(head.contains("api-version: 1.50") && head.contains("ostype: linux"), "{head}");
+    assert!(head.contains("api-version: 1.56") && head.contains("ostype: linux"), "{head}");
 }
 
 #[test]

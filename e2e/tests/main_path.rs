@@ -290,7 +290,7 @@ fn what_the_daemon_says_of_itself() {
     let docker = |args: &[&str]| daemon.docker(args).run().ok().trim().to_owned();
     assert_eq!(
         docker(&["version", "-f", "{{.Server.Version}} {{.Server.APIVersion}}"]),
-        "28.2.2 1.50"
+        "29.8.0 1.56"
     );
     let parts = docker(&["version", "-f", "{{range .Server.Components}}{{.Name}} {{end}}"]);
     assert!(parts.split(' ').any(|part| part == "hoy"), "{parts}");

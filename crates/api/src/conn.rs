@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::http::{self, Framing, Head, MAX_HEAD};
-use crate::{ApiError, Fate, Outcome};
+use crate::shape::{self, Version};
+use crate::{ApiError, Fate, Outcome, route};
 
 /// A connection without a request.
 const IDLE: Duration = Duration::from_secs(300);
@@ -47,6 +48,8 @@ pub(crate) struct Conn {
     head_only: bool,
     /// The answer's head has left: an error can no longer be one.
     pub answered: bool,
+    /// In which the request is written, and its answer.
+    pub version: Version,
 }
 
 /// Both halves of a socket.
@@ -79,6 +82,7 @@ impl Conn {
             keep_alive: true,
             head_only: false,
             answered: false,
+            version: shape::newest(),
         }
     }
 
@@ -115,6 +119,7 @@ impl Conn {
                 self.expects_continue = head.expects_continue;
                 self.keep_alive = head.keep_alive;
                 self.head_only = head.method == "HEAD";
+                self.version = route::version(&head);
                 return Ok(Some(head));
             }
             let late = || ApiError::new(408, "the request's head did not come in time");
@@ -332,6 +337,30 @@ impl Conn {
     pub async fn json_answer<T: Serialize + ?Sized>(&mut self, status: u16, value: &T) -> Outcome {
         let mut body = serde_json::to_vec(value)
             .map_err(|error| ApiError::new(500, format!("encode the answer: {error}")))?;
+        body.push(b'\n');
+        self.respond(status, "application/json", &body).await
+    }
+
+    /// A document in the shape that the request's version has.
+    pub fn body_of<T: Serialize + ?Sized>(
+        &self,
+        shape: fn(&mut serde_json::Value, Version),
+        value: &T,
+    ) -> Result<Vec<u8>, ApiError> {
+        let encoded = |error| ApiError::new(500, format!("encode the answer: {error}"));
+        let mut value = serde_json::to_value(value).map_err(encoded)?;
+        shape(&mut value, self.version);
+        serde_json::to_vec(&value).map_err(encoded)
+    }
+
+    /// The same as an answer.
+    pub async fn shaped<T: Serialize + ?Sized>(
+        &mut self,
+        status: u16,
+        shape: fn(&mut serde_json::Value, Version),
+        value: &T,
+    ) -> Outcome {
+        let mut body = self.body_of(shape, value)?;
         body.push(b'\n');
         self.respond(status, "application/json", &body).await
     }

@@ -7,14 +7,14 @@ use hoy_wire as wire;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome, networks, route, stats, websocket};
+use crate::shape::{self, Version};
+use crate::{ApiError, Outcome, stats, websocket};
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 
-/// Clients before 1.42 know one word for both.
-fn stream_type(tty: bool, head: &Head) -> &'static str {
-    if tty || route::version(head) < (1, 42) { RAW } else { MULTIPLEXED }
+fn stream_type(tty: bool, version: Version) -> &'static str {
+    if tty || version < shape::TELLS_STREAMS { RAW } else { MULTIPLEXED }
 }
 
 pub(crate) async fn route(
@@ -27,7 +27,7 @@ pub(crate) async fn route(
     Some(match (head.method.as_str(), parts) {
         ("GET", ["containers", "json"]) => list(engine, conn, query).await,
         ("POST", ["containers", "create"]) => create(engine, conn, head, query).await,
-        ("GET", ["containers", id, "json"]) => inspect(engine, conn, head, id, query).await,
+        ("GET", ["containers", id, "json"]) => inspect(engine, conn, id, query).await,
         ("GET", ["containers", id, "top"]) => {
             match engine.top(id, query.get("ps_args").unwrap_or("-ef")).await {
                 Ok(found) => conn.json_answer(200, &found).await,
@@ -35,7 +35,7 @@ pub(crate) async fn route(
             }
         }
         ("GET", ["containers", id, "stats"]) => stats::stats(engine, conn, id, query).await,
-        ("GET", ["containers", id, "logs"]) => logs(engine, conn, head, id, query).await,
+        ("GET", ["containers", id, "logs"]) => logs(engine, conn, id, query).await,
         ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
         ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,
         ("DELETE", ["containers", id]) => {
@@ -62,20 +62,13 @@ pub(crate) async fn route(
     })
 }
 
-async fn inspect(
-    engine: &Engine,
-    conn: &mut Conn,
-    head: &Head,
-    id: &str,
-    query: &Query,
-) -> Outcome {
+async fn inspect(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
     let size = query.flag("size");
     if size {
         engine.count_containers(Some(id)).await?;
     }
-    let mut found = engine.inspect(id, size)?;
-    networks::antiquate(&mut found, route::version(head));
-    conn.json_answer(200, &found).await
+    let found = engine.inspect(id, size)?;
+    conn.shaped(200, shape::container, &found).await
 }
 
 fn size(query: &Query) -> Result<(u16, u16), ApiError> {
@@ -129,8 +122,9 @@ async fn act(
 
 async fn update(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) -> Outcome {
     let asked: Option<wire::HostConfig> = conn.json(head).await?;
-    let asked =
+    let mut asked =
         asked.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
+    shape::update(&mut asked, conn.version);
     let warnings = Some(engine.update(id, asked).await?);
     conn.json_answer(200, &wire::UpdateResponse { warnings }).await
 }
@@ -147,18 +141,19 @@ async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
         engine.count_containers(None).await?;
     }
     let found = engine.list(&options)?;
-    conn.json_answer(200, &found).await
+    conn.shaped(200, shape::containers, &found).await
 }
 
 async fn create(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
     let request: Option<wire::CreateRequest> = conn.json(head).await?;
     let mut request =
         request.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
-    let warning = networks::modernize(&mut request, route::version(head))?;
+    let warnings = shape::create(&mut request, conn.version)?;
     let name = query.get("name").filter(|name| !name.is_empty()).map(str::to_owned);
-    let platform = query.get("platform").map(str::to_owned);
+    let platform = query.get("platform").filter(|_| conn.version >= shape::PLATFORMS);
+    let platform = platform.map(str::to_owned);
     let mut created = engine.create(name, platform, request).await?;
-    created.warnings.get_or_insert_default().extend(warning.map(str::to_owned));
+    created.warnings.get_or_insert_default().extend(warnings);
     conn.json_answer(201, &created).await
 }
 
@@ -177,7 +172,7 @@ fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     Ok(Some(Timestamp::from_parts(seconds, digits.parse().map_err(|_| bad())?)))
 }
 
-async fn logs(engine: &Engine, conn: &mut Conn, head: &Head, id: &str, query: &Query) -> Outcome {
+async fn logs(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
     let tail = match query.get("tail") {
         None | Some("" | "all") => None,
         // As Docker: what is no number means all.
@@ -195,7 +190,7 @@ async fn logs(engine: &Engine, conn: &mut Conn, head: &Head, id: &str, query: &Q
         details: query.flag("details"),
     };
     let mut stream = engine.logs(id, options)?;
-    conn.begin(200, stream_type(stream.tty, head)).await?;
+    conn.begin(200, stream_type(stream.tty, conn.version)).await?;
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
@@ -209,7 +204,8 @@ async fn logs(engine: &Engine, conn: &mut Conn, head: &Head, id: &str, query: &Q
 }
 
 async fn wait(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
-    let waiting = engine.wait_begin(id, query.get("condition").unwrap_or_default())?;
+    let condition = query.get("condition").filter(|_| conn.version >= shape::CONDITIONS);
+    let waiting = engine.wait_begin(id, condition.unwrap_or_default())?;
     // At once: clients start the container only when they see that they are waiting.
     conn.begin(200, "application/json").await?;
     let answer = tokio::select! {
@@ -268,7 +264,8 @@ pub(crate) async fn attach(
         Ok(session) => session,
         Err(error) => return Some((conn, Err(error.into()))),
     };
-    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty, head)).await {
+    let kind = stream_type(session.tty, conn.version);
+    if let Ok(client) = conn.hijack(head.upgrade, kind).await {
         session.run(client).await;
     }
     None
@@ -276,10 +273,9 @@ pub(crate) async fn attach(
 
 async fn exec_create(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) -> Outcome {
     let config: Option<wire::ExecConfig> = conn.json(head).await?;
-    let config =
+    let mut config =
         config.ok_or_else(|| ApiError::bad("invalid JSON: got EOF while reading request body"))?;
-    let mut config = config;
-    if route::version(head) < (1, 42) {
+    if conn.version < shape::SIZES_CONSOLES {
         config.console_size = None;
     }
     let id = engine.exec_create(id, config)?;
@@ -301,7 +297,7 @@ pub(crate) async fn exec_start(
         }
         Err(error) => return Some((conn, Err(error))),
     };
-    if route::version(head) < (1, 42) {
+    if conn.version < shape::SIZES_CONSOLES {
         start.console_size = None;
     }
     // Ours: Docker's leave a process behind that nobody hears any more.
@@ -317,7 +313,8 @@ pub(crate) async fn exec_start(
         };
         return Some((conn, outcome));
     }
-    if let Ok(client) = conn.hijack(head.upgrade, stream_type(session.tty, head)).await {
+    let kind = stream_type(session.tty, conn.version);
+    if let Ok(client) = conn.hijack(head.upgrade, kind).await {
         session.run(client).await;
     }
     None

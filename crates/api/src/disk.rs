@@ -1,18 +1,13 @@
 //! /system/df, the prunes, and /hoy/check.
 
-use hoy_engine::{Engine, PruneMode, UsageKinds};
+use hoy_engine::{Engine, PruneMode};
 use hoy_types::Timestamp;
 use hoy_wire as wire;
 
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Outcome, route};
-
-/// The first version whose prune spares volumes that have a name, and whose `df` knows types.
-const SPARES_NAMED: (u32, u32) = (1, 42);
-/// The first version without a second size of images.
-const ONE_SIZE: (u32, u32) = (1, 44);
+use crate::{ApiError, Outcome, shape};
 
 pub(crate) async fn route(
     engine: &Engine,
@@ -22,39 +17,22 @@ pub(crate) async fn route(
     query: &Query,
 ) -> Option<Outcome> {
     Some(match (head.method.as_str(), parts) {
-        ("GET", ["system", "df"]) => usage(engine, conn, head, query).await,
+        ("GET", ["system", "df"]) => usage(engine, conn, query).await,
         ("POST", ["hoy", "check"]) => match engine.check(query.flag("repair")).await {
             Ok(report) => conn.json_answer(200, &report).await,
             Err(error) => Err(error.into()),
         },
-        ("POST", [what, "prune"]) => prune(engine, conn, head, what, query).await?,
+        ("POST", [what, "prune"]) => prune(engine, conn, what, query).await?,
         _ => return None,
     })
 }
 
-async fn usage(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) -> Outcome {
-    let version = route::version(head);
-    let asked = query.all("type");
-    let mut kinds = UsageKinds { images: true, containers: true, volumes: true, build_cache: true };
-    if version >= SPARES_NAMED && !asked.is_empty() {
-        kinds = UsageKinds { images: false, containers: false, volumes: false, build_cache: false };
-        for kind in asked {
-            match kind.as_str() {
-                "image" => kinds.images = true,
-                "container" => kinds.containers = true,
-                "volume" => kinds.volumes = true,
-                "build-cache" => kinds.build_cache = true,
-                other => return Err(ApiError::bad(format!("unknown object type: {other}"))),
-            }
-        }
-    }
-    let mut found = engine.disk_usage(kinds).await?;
-    if version < ONE_SIZE {
-        for image in found.images.iter_mut().flatten() {
-            image.virtual_size = image.size;
-        }
-    }
-    conn.json_answer(200, &found).await
+async fn usage(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
+    let kinds = shape::usage_kinds(&query.all("type"), conn.version)?;
+    let found = engine.disk_usage(kinds).await?;
+    let shown = shape::usage(&found, conn.version, query.flag("verbose"))
+        .map_err(|error| ApiError::new(500, format!("encode the answer: {error}")))?;
+    conn.json_answer(200, &shown).await
 }
 
 /// What is left of the filters once one of them that takes a boolean is taken out.
@@ -68,16 +46,10 @@ fn taken(filters: &mut Vec<(String, Vec<String>)>, name: &str) -> Result<Option<
     }
 }
 
-async fn prune(
-    engine: &Engine,
-    conn: &mut Conn,
-    head: &Head,
-    what: &str,
-    query: &Query,
-) -> Option<Outcome> {
+async fn prune(engine: &Engine, conn: &mut Conn, what: &str, query: &Query) -> Option<Outcome> {
     Some(match what {
         "containers" | "images" | "volumes" | "networks" => {
-            prune_of(engine, conn, head, what, query).await
+            prune_of(engine, conn, what, query).await
         }
         "build" => {
             engine.build_prune(mode(query));
@@ -95,20 +67,14 @@ fn mode(query: &Query) -> PruneMode {
     }
 }
 
-async fn prune_of(
-    engine: &Engine,
-    conn: &mut Conn,
-    head: &Head,
-    what: &str,
-    query: &Query,
-) -> Outcome {
+async fn prune_of(engine: &Engine, conn: &mut Conn, what: &str, query: &Query) -> Outcome {
     let mode = mode(query);
     let mut filters = query.filters()?;
     let mut all = false;
     match what {
         "images" => all = taken(&mut filters, "dangling")? == Some(false),
         "volumes" => {
-            all = taken(&mut filters, "all")?.unwrap_or(route::version(head) < SPARES_NAMED);
+            all = taken(&mut filters, "all")?.unwrap_or(conn.version < shape::SPARES_NAMED);
             if filters.iter().any(|(name, _)| name == "until") {
                 return Err(ApiError::bad("invalid filter 'until'"));
             }

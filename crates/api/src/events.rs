@@ -8,8 +8,9 @@ use hoy_wire as wire;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::conn::Conn;
+use crate::http::Head;
 use crate::query::Query;
-use crate::{ApiError, Fate, Outcome};
+use crate::{ApiError, Fate, Outcome, shape};
 
 /// Kinds of objects that are found by the beginning of their id or name.
 const OBJECTS: &[&str] =
@@ -108,7 +109,12 @@ fn time_now() -> Timestamp {
     Timestamp::from_system(std::time::SystemTime::now())
 }
 
-pub(crate) async fn events(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
+pub(crate) async fn events(
+    engine: &Engine,
+    conn: &mut Conn,
+    head: &Head,
+    query: &Query,
+) -> Outcome {
     let filter = Filter::new(query.filters()?)?;
     let (since, until) = (moment(query, "since")?, moment(query, "until")?);
     if let (Some(first), Some(last)) = (since, until)
@@ -123,7 +129,8 @@ pub(crate) async fn events(engine: &Engine, conn: &mut Conn, query: &Query) -> O
     // An end without a beginning means all that is known before it.
     let wanted = since.or(until.map(|_| Timestamp::from_nanos(0)));
     let mut heard = engine.events(wanted);
-    conn.begin(200, "application/json").await?;
+    let (kind, before) = shape::stream_of_events(&head.accept, conn.version);
+    conn.begin(200, kind).await?;
     let meant = |event: &Arc<Happening>| {
         since.is_none_or(|since| event.at >= since)
             && until.is_none_or(|until| event.at <= until)
@@ -132,11 +139,11 @@ pub(crate) async fn events(engine: &Engine, conn: &mut Conn, query: &Query) -> O
     while let Some(mut history) = heard.history.take() {
         let read = tokio::task::spawn_blocking(move || history.read().map(|some| (some, history)));
         if let Ok(Some((some, history))) = read.await {
-            tell(conn, some.iter().filter(|event| meant(event))).await?;
+            tell(conn, before, some.iter().filter(|event| meant(event))).await?;
             heard.history = Some(history);
         }
     }
-    tell(conn, heard.past.iter().filter(|event| meant(event))).await?;
+    tell(conn, before, heard.past.iter().filter(|event| meant(event))).await?;
     heard.past.clear();
     let left = until.map(|until| u64::try_from(until.nanos() - time_now().nanos()).unwrap_or(0));
     let late = async {
@@ -154,7 +161,7 @@ pub(crate) async fn events(engine: &Engine, conn: &mut Conn, query: &Query) -> O
             event = heard.live.recv() => event,
         };
         match event {
-            Ok(event) if filter.admits(&event) => tell(conn, [&event].into_iter()).await?,
+            Ok(event) if filter.admits(&event) => tell(conn, before, [&event].into_iter()).await?,
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return conn.finish().await,
         }
@@ -164,10 +171,14 @@ pub(crate) async fn events(engine: &Engine, conn: &mut Conn, query: &Query) -> O
 /// Each in one piece.
 async fn tell(
     conn: &mut Conn,
+    before: &[u8],
     events: impl Iterator<Item = &Arc<Happening>>,
 ) -> Result<(), ApiError> {
     for event in events {
-        let mut body = serde_json::to_vec(&message(event))
+        let mut message = message(event);
+        shape::event(&mut message, conn.version);
+        let mut body = before.to_vec();
+        serde_json::to_writer(&mut body, &message)
             .map_err(|error| ApiError::new(500, error.to_string()))?;
         body.push(b'\n');
         conn.chunk(&body).await?;

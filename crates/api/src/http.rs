@@ -27,6 +27,7 @@ pub(crate) struct Head {
     pub websocket_version: String,
     pub expects_continue: bool,
     pub content_type: String,
+    pub accept: String,
     pub host: Option<String>,
     pub origin: bool,
     /// Bytes of the head.
@@ -68,6 +69,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
         websocket_version: String::new(),
         expects_continue: false,
         content_type: String::new(),
+        accept: String::new(),
         host: None,
         origin: false,
         length,
@@ -117,6 +119,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
             "sec-websocket-key" => out.websocket = Some(value.to_owned()),
             "sec-websocket-version" => out.websocket_version = value.to_owned(),
             "expect" => out.expects_continue = value.eq_ignore_ascii_case("100-continue"),
+            "accept" => out.accept = value.to_owned(),
             "content-type" => out.content_type = value.to_owned(),
             "host" => {
                 if out.host.is_some() {
@@ -144,11 +147,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
 /// The head of an answer.
 pub(crate) fn answer(status: u16, headers: &[(&str, &str)], close: bool) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+    let server = format!("Docker/{} (linux)", hoy_wire::DOCKER_VERSION);
     let fixed = [
         ("Api-Version", hoy_wire::API_VERSION),
         ("Docker-Experimental", "false"),
         ("Ostype", "linux"),
-        ("Server", "Docker/28.2.2 (linux)"),
+        ("Server", &server),
     ];
     for (name, value) in fixed.iter().chain(headers) {
         out.push_str(name);

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::conn::Conn;
 use crate::query::Query;
-use crate::{ApiError, Fate, Outcome};
+use crate::{ApiError, Fate, Outcome, shape};
 
 /// Pieces of a body that may wait for a slow disk.
 const AHEAD: usize = 16;
@@ -25,7 +25,7 @@ pub(crate) async fn route(
         ("GET", ["images", "get"]) => save(engine, conn, query.all("names")).await,
         ("GET", ["images", name @ .., "get"]) => save(engine, conn, vec![name.join("/")]).await,
         ("GET", ["images", name @ .., "json"]) => match engine.image_inspect(&name.join("/")) {
-            Ok(found) => conn.json_answer(200, &found).await,
+            Ok(found) => conn.shaped(200, shape::image, &found).await,
             Err(error) => Err(error.into()),
         },
         ("GET", ["images", name @ .., "history"]) => match engine.image_history(&name.join("/")) {
@@ -51,7 +51,7 @@ pub(crate) async fn route(
 
 async fn list(engine: &Engine, conn: &mut Conn, query: &Query) -> Outcome {
     let found = engine.image_list(&query.filters()?)?;
-    conn.json_answer(200, &found).await
+    conn.shaped(200, shape::images, &found).await
 }
 
 /// Reads the body on while something works on it.

@@ -17,6 +17,7 @@ mod networks;
 mod query;
 mod route;
 mod sha1;
+mod shape;
 mod stats;
 mod system;
 mod tls;

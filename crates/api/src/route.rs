@@ -5,6 +5,7 @@ use hoy_engine::Engine;
 use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::{self, Query};
+use crate::shape::{self, Version, number};
 use crate::{ApiError, Outcome, containers, disk, images, networks, system, volumes};
 
 /// The parts of a path behind the version, decoded.
@@ -19,16 +20,11 @@ fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
     Ok(all)
 }
 
-fn number(version: &str) -> Option<(u32, u32)> {
-    let (major, minor) = version.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// The version in which a request is written: the newest where its path names none.
-pub(crate) fn version(head: &Head) -> (u32, u32) {
+pub(crate) fn version(head: &Head) -> Version {
     let first = head.path.trim_start_matches('/').split('/').next().unwrap_or_default();
     let named = first.strip_prefix('v').and_then(number);
-    named.or_else(|| number(hoy_wire::API_VERSION)).unwrap_or_default()
+    named.unwrap_or_else(shape::newest)
 }
 
 fn check_version(version: &str) -> Result<(), ApiError> {
@@ -123,7 +119,7 @@ pub(crate) async fn handle(
         ("POST", ["hoy", kind @ ("containers" | "volumes"), name, "disk"]) => {
             Some(grow(engine, &mut conn, kind, name, &query).await)
         }
-        _ => system::route(engine, &mut conn, method, &parts, &query).await,
+        _ => system::route(engine, &mut conn, head, &parts, &query).await,
     };
     let outcome = match outcome {
         Some(outcome) => outcome,

@@ -4,14 +4,14 @@ use hoy_engine::Engine;
 
 use crate::conn::Conn;
 use crate::query::Query;
-use crate::{ApiError, Fate, Outcome};
+use crate::{Fate, Outcome, shape};
 
 pub(crate) async fn stats(engine: &Engine, conn: &mut Conn, id: &str, query: &Query) -> Outcome {
     let stream = query.get("stream").is_none() || query.flag("stream");
     let mut answers = engine.stats(id, stream, query.flag("one-shot"))?;
     if !stream {
         let answer = answers.next().await?;
-        return conn.json_answer(200, &answer.unwrap_or_default()).await;
+        return conn.shaped(200, shape::stats, &answer.unwrap_or_default()).await;
     }
     conn.begin(200, "application/json").await?;
     loop {
@@ -20,8 +20,7 @@ pub(crate) async fn stats(engine: &Engine, conn: &mut Conn, id: &str, query: &Qu
             () = conn.hung_up() => return Ok(Fate::Over),
         };
         let Some(answer) = next else { return conn.finish().await };
-        let mut body = serde_json::to_vec(&answer)
-            .map_err(|error| ApiError::new(500, format!("encode the answer: {error}")))?;
+        let mut body = conn.body_of(shape::stats, &answer)?;
         body.push(b'\n');
         conn.chunk(&body).await?;
     }

@@ -2,19 +2,20 @@
 
 use hoy_engine::Engine;
 
-use crate::Outcome;
 use crate::conn::Conn;
 use crate::events::events;
+use crate::http::Head;
 use crate::query::Query;
+use crate::{Outcome, shape};
 
 pub(crate) async fn route(
     engine: &Engine,
     conn: &mut Conn,
-    method: &str,
+    head: &Head,
     parts: &[&str],
     query: &Query,
 ) -> Option<Outcome> {
-    Some(match (method, parts) {
+    Some(match (head.method.as_str(), parts) {
         ("GET" | "HEAD", ["_ping"]) => {
             let headers = [
                 ("Content-Type", "text/plain; charset=utf-8"),
@@ -26,8 +27,8 @@ pub(crate) async fn route(
             conn.respond_with(200, &headers, b"OK").await
         }
         ("GET", ["version"]) => conn.json_answer(200, &engine.version()).await,
-        ("GET", ["info"]) => conn.json_answer(200, &engine.info()).await,
-        ("GET", ["events"]) => events(engine, conn, query).await,
+        ("GET", ["info"]) => conn.shaped(200, shape::info, &engine.info()).await,
+        ("GET", ["events"]) => events(engine, conn, head, query).await,
         ("POST", ["hoy", "stop"]) => match engine.stop_daemon(query.flag("clean")).await {
             Ok(()) => conn.empty(204).await,
             Err(error) => Err(error.into()),

@@ -123,6 +123,10 @@ impl Engine {
             }
         }
         let mut out = Vec::new();
+        let mut users: BTreeMap<Digest, i64> = BTreeMap::new();
+        for handle in self.inner.registry.all() {
+            *users.entry(handle.record().image).or_default() += 1;
+        }
         for (image, names) in self.inner.images.list() {
             let config = config(&image);
             let mut names: Vec<Reference> = names;
@@ -149,7 +153,7 @@ impl Engine {
             }
             let size = image.size() as i64;
             out.push(wire::ImageSummary {
-                containers: -1,
+                containers: users.get(&image.id).copied().unwrap_or(0),
                 created: created(&image),
                 id: image.id.to_string(),
                 labels: if config.labels.is_empty() { None } else { Some(config.labels) },

@@ -70,6 +70,13 @@ impl Engine {
         }
         let mut shown = self.inner.show_network(&document);
         shown.containers = Some(self.inner.containers_in(&document));
+        let subnets =
+            self.inner.network.usage(&document.id).into_iter().map(|(subnet, used, left)| {
+                let status = wire::SubnetStatus { ips_in_use: used, dynamic_ips_available: left };
+                (subnet.to_string(), status)
+            });
+        let ipam = wire::IpamStatus { subnets: subnets.collect() };
+        shown.status = (!ipam.subnets.is_empty()).then_some(wire::NetworkStatus { ipam });
         Ok(shown)
     }
 
@@ -368,6 +375,7 @@ impl Inner {
         let config = if spec.is_some() { decided.collect() } else { document.asked.clone() };
         let options = &document.ipam_options;
         wire::NetworkInspect {
+            status: None,
             name: document.name.clone(),
             id: document.id.clone(),
             created: document.created,

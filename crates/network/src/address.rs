@@ -283,6 +283,16 @@ impl Pool {
         }
     }
 
+    /// How many addresses of the subnet nobody can get any more, and how many there are left of
+    /// those that are given to who names none.
+    pub fn counts(&self) -> (u64, u64) {
+        let within = |of: Cidr| self.used.range(of.first()..=of.last()).count() as u64;
+        // Of all of IPv6, one less than there are.
+        let size = (self.range.last() - self.range.first()).saturating_add(1);
+        let size = u64::try_from(size).unwrap_or(u64::MAX);
+        (within(self.subnet), size.saturating_sub(within(self.range)))
+    }
+
     /// How many are given.
     pub fn given(&self) -> usize {
         self.used.len() - self.fixed
@@ -344,7 +354,7 @@ mod tests {
         pool.give_back("10.0.0.5".parse().unwrap());
         assert_eq!(pool.take().unwrap(), cidr("10.0.0.3/29"));
         assert_eq!(pool.take().unwrap(), cidr("10.0.0.5/29"));
-        assert_eq!(pool.take(), None);
+        assert_eq!((pool.take(), pool.counts()), (None, (8, 0)));
     }
 
     #[test]
@@ -357,7 +367,7 @@ mod tests {
         assert_eq!(pool.claim(gateway), Err(Claim::Used));
         assert_eq!(pool.claim("10.1.0.1".parse().unwrap()), Err(Claim::Outside));
         assert_eq!(pool.claim("fd00::1".parse().unwrap()), Err(Claim::Outside));
-        assert_eq!(pool.given(), 2);
+        assert_eq!((pool.given(), pool.counts()), (2, (5, 3)));
         let mut small = Pool::new(cidr("10.0.0.0/31"), None, &[]);
         assert_eq!(small.take().unwrap(), cidr("10.0.0.0/31"));
         assert_eq!(small.take().unwrap(), cidr("10.0.0.1/31"));
@@ -369,6 +379,7 @@ mod tests {
         assert_eq!(two.claim("fd00::4".parse().unwrap()), Err(Claim::Used));
         let mut six = Pool::new(cidr("fd00::/64"), None, &["fd00::1".parse().unwrap()]);
         assert_eq!(six.take().unwrap(), cidr("fd00::2/64"));
+        assert_eq!(six.counts(), (3, u64::MAX - 3));
     }
 
     proptest! {

@@ -231,6 +231,18 @@ impl Networks {
         self.state().nets.get(id).map(|net| net.spec.clone())
     }
 
+    /// Of each subnet: how many addresses are used, and how many are left for who names none.
+    pub fn usage(&self, id: &str) -> Vec<(Cidr, u64, u64)> {
+        let state = self.state();
+        let pools = state.nets.get(id).map(|net| net.pools.iter()).into_iter().flatten();
+        pools
+            .map(|pool| {
+                let (used, left) = pool.counts();
+                (pool.subnet(), used, left)
+            })
+            .collect()
+    }
+
     /// The bridges whose containers are to be reached, and to reach others: those that are there
     /// and the default one, which may come yet.
     pub fn bridges(&self) -> Vec<String> {

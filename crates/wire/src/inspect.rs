@@ -281,6 +281,19 @@ pub struct ContainerSummary {
     pub host_config: HostConfigSummary,
     pub network_settings: Option<NetworkSettingsSummary>,
     pub mounts: Option<Vec<MountPoint>>,
+    /// Since 1.52, and only where there is a health check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSummary>,
+}
+
+/// `container.HealthSummary`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HealthSummary {
+    #[serde(deserialize_with = "nullable")]
+    pub status: String,
+    #[serde(deserialize_with = "nullable")]
+    pub failing_streak: i64,
 }
 
 /// `container.Port`.

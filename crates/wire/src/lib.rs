@@ -34,11 +34,11 @@ pub use system::*;
 pub use volume::*;
 
 /// The newest API version that hoy speaks.
-pub const API_VERSION: &str = "1.50";
+pub const API_VERSION: &str = "1.56";
 /// The oldest one.
 pub const MIN_API_VERSION: &str = "1.24";
 /// The Docker release whose API this is: clients parse it.
-pub const DOCKER_VERSION: &str = "28.2.2";
+pub const DOCKER_VERSION: &str = "29.8.0";
 
 /// Go's `struct{}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,6 +40,35 @@ pub struct NetworkInspect {
     pub containers: Option<BTreeMap<String, EndpointResource>>,
     pub options: Option<BTreeMap<String, String>>,
     pub labels: Option<BTreeMap<String, String>>,
+    /// Since 1.52, and only where one network is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<NetworkStatus>,
+}
+
+/// `network.Status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkStatus {
+    #[serde(rename = "IPAM", deserialize_with = "nullable")]
+    pub ipam: IpamStatus,
+}
+
+/// `network.IPAMStatus`: by subnet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct IpamStatus {
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_default")]
+    pub subnets: BTreeMap<String, SubnetStatus>,
+}
+
+/// `network.SubnetStatus`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SubnetStatus {
+    #[serde(rename = "IPsInUse", deserialize_with = "nullable")]
+    pub ips_in_use: u64,
+    #[serde(rename = "DynamicIPsAvailable", deserialize_with = "nullable")]
+    pub dynamic_ips_available: u64,
 }
 
 /// `network.IPAM`.

@@ -65,13 +65,8 @@ impl Engine {
         let mut out = DiskUsage::default();
         if kinds.images {
             let images = ImageSizes::new(&self.inner);
-            let mut users: HashMap<String, i64> = HashMap::new();
-            for handle in self.inner.registry.all() {
-                *users.entry(handle.record().image.to_string()).or_default() += 1;
-            }
             let mut shown = self.image_list(&[])?;
             for image in &mut shown {
-                image.containers = users.get(&image.id).copied().unwrap_or(0);
                 if let Some((size, shared)) = images.of(&image.id) {
                     (image.size, image.shared_size) = (size as i64, shared as i64);
                 }
