@@ -17,7 +17,7 @@ Tasks:
   test [ARGS]       what the tests need, then all of them, programs beside each other; with ARGS
                     what cargo test runs with these
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
-  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota
+  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota, observe
   demo              a web server in a container, published, asked and ended
 ";
 
