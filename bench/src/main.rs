@@ -14,6 +14,7 @@ mod many;
 mod measure;
 mod memory;
 mod network;
+mod observe;
 mod options;
 mod peer;
 mod place;
@@ -52,6 +53,7 @@ fn run() -> Result<ExitCode> {
                 What::Network => network::run,
                 What::Volumes => volumes::run,
                 What::Quota => quota::run,
+                What::Observe => observe::run,
             };
             run(&place, &options).map(|()| ExitCode::SUCCESS)
         }

@@ -10,7 +10,7 @@ pub const NAMES: &[&str] =
 /// Those of them that have networks of their own.
 pub const NETWORKED: &[&str] = &["hoy", "docker", "podman-crun"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]\n       bench quota [--rounds N] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]\n       bench quota [--rounds N] [--json]\n       bench observe [--rounds N] [--only NAME,..] [--json]";
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum What {
     Volumes,
     /// What a limit of a directory costs.
     Quota,
+    /// What it takes to look at many containers, for every engine.
+    Observe,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -50,10 +52,13 @@ pub fn parse(args: &[String]) -> Result<Options> {
         Some("network") => What::Network,
         Some("volumes") => What::Volumes,
         Some("quota") => What::Quota,
-        _ => bail!("which benchmark? There are start, limits, network, volumes and quota\n{USAGE}"),
+        Some("observe") => What::Observe,
+        _ => bail!(
+            "which benchmark? There are start, limits, network, volumes, quota and observe\n{USAGE}"
+        ),
     };
     // Some are long.
-    let rounds = if matches!(what, What::Network | What::Volumes | What::Quota) { 5 } else { 20 };
+    let rounds = if matches!(what, What::Start | What::Limits) { 20 } else { 5 };
     let mut options = Options { what, rounds, only: Vec::new(), json: false };
     while let Some(word) = words.next() {
         match word {
@@ -64,8 +69,8 @@ pub fn parse(args: &[String]) -> Result<Options> {
             }
             "--only" if what != What::Limits => {
                 let names = words.next().context("--only needs names")?;
-                let known =
-                    if matches!(what, What::Network | What::Volumes) { NETWORKED } else { NAMES };
+                let networked = matches!(what, What::Network | What::Volumes | What::Observe);
+                let known = if networked { NETWORKED } else { NAMES };
                 for name in names.split(',') {
                     ensure!(known.contains(&name), "no {name:?}; there are {}", known.join(", "));
                     options.only.push(name.to_owned());

@@ -19,7 +19,7 @@ Tasks:
                     what cargo test runs with these
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
   deb [DIRECTORY]   a release build as a Debian package into a directory (default: this one)
-  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota
+  bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota, observe
   demo              a web server in a container, published, asked and ended
 ";
 

@@ -111,7 +111,7 @@ pub fn install(prefix: &str) -> Result<()> {
 
 pub fn bench(args: &[String]) -> Result<()> {
     let Some((name, rest)) = args.split_first() else {
-        bail!("which benchmark? There are: start, limits, network, volumes, quota");
+        bail!("which benchmark? There are: start, limits, network, volumes, quota, observe");
     };
     let directory = programs::target_directory().join("dist-programs");
     programs::build_into(&directory, Effort::Dist)?;
