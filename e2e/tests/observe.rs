@@ -200,7 +200,7 @@ fn events() {
         container.iter().filter_map(|line| line.strip_prefix("container ")).collect();
     assert_eq!(container[..4], ["create", "start", "rename", "top"], "{container:?}");
     let exec: Vec<&&str> = container.iter().filter(|line| line.starts_with("exec_")).collect();
-    assert_eq!(exec, [&"exec_create: true", &"exec_start: true", &"exec_die"], "{container:?}");
+    assert_eq!(exec, [&"exec_create: true ", &"exec_start: true ", &"exec_die"], "{container:?}");
     assert!(container.ends_with(&["pause", "unpause", "update", "kill", "die"]), "{container:?}");
     for name in ["uno", "last", "survivor"] {
         let filter = format!("container={name}");

@@ -90,6 +90,15 @@ impl Inner {
     }
 }
 
+/// A command as Docker's events have it: with a space behind the first word, also where it is
+/// alone.
+fn told(command: Option<&[String]>) -> String {
+    match command.and_then(<[String]>::split_first) {
+        Some((program, arguments)) => format!("{program} {}", arguments.join(" ")),
+        None => String::new(),
+    }
+}
+
 impl Engine {
     pub fn exec_create(&self, container: &str, config: wire::ExecConfig) -> Result<String> {
         let handle = self.find(container)?;
@@ -101,7 +110,7 @@ impl Engine {
             Error::system(format!("Invalid escape keys ({}) provided", config.detach_keys))
         })?;
         let id = new_id()?.to_string();
-        let command = config.cmd.clone().unwrap_or_default().join(" ");
+        let command = told(config.cmd.as_deref());
         let state = ExecState {
             container: handle.id.clone(),
             config,
@@ -264,7 +273,7 @@ impl ExecSession {
                 detach_keys: detach::parse(Some(&self.config.detach_keys)).unwrap_or_default(),
             }
         });
-        let command = self.config.cmd.clone().unwrap_or_default().join(" ");
+        let command = told(self.config.cmd.as_deref());
         if let Some(state) = execs(inner).get_mut(&self.id) {
             state.running = true;
         }
