@@ -65,7 +65,18 @@ exit 9;
 #[test]
 fn the_client_at_home() {
     let daemon = daemon();
-    let hello = ["create", "--name", "c1", "--label", "a=b", "--label", "com.x-y.z=1", "busybox", "sleep", "9"];
+    let hello = [
+        "create",
+        "--name",
+        "c1",
+        "--label",
+        "a=b",
+        "--label",
+        "com.x-y.z=1",
+        "busybox",
+        "sleep",
+        "9",
+    ];
     daemon.docker(&hello).run().ok();
     daemon.docker(&["volume", "create", "--label", "k=v", "v1"]).run().ok();
     let client = daemon.path("client");
@@ -142,7 +153,10 @@ fn plugins(daemon: &Daemon) {
     );
     let help = daemon.hoy(&["help"]).run();
     let text = help.ok();
-    assert!(text.contains("\n  greet*      Greets\n") && text.contains("\nInvalid Plugins:\n  broken "), "{text}");
+    assert!(
+        text.contains("\n  greet*      Greets\n") && text.contains("\nInvalid Plugins:\n  broken "),
+        "{text}"
+    );
     // Our engine is where Docker's rules do not look: a plugin is told.
     let own = Run::new(programs().join("hoy"))
         .args(["greet", "x"])
@@ -163,7 +177,8 @@ fn plugins(daemon: &Daemon) {
 fn contexts(daemon: &Daemon) {
     let home = daemon.path("contexts");
     let say = |program: &Path, args: &[&str]| {
-        let run = Run::new(program).args(args).env("DOCKER_CONFIG", &home).env("HOY_AUTOSTART", "0");
+        let run =
+            Run::new(program).args(args).env("DOCKER_CONFIG", &home).env("HOY_AUTOSTART", "0");
         run.env("DOCKER_HOST", "").env("HOY_HOST", "").run()
     };
     let (docker, hoy) = (docker_cli(), programs().join("hoy"));
@@ -185,7 +200,11 @@ fn contexts(daemon: &Daemon) {
     ] {
         let [theirs, ours] = [&docker, &hoy].map(|program| say(program, args));
         assert_eq!((theirs.code, &theirs.stdout), (ours.code, &ours.stdout), "{args:?}");
-        assert_eq!(theirs.stderr.replace("docker", "hoy"), ours.stderr.replace("docker", "hoy"), "{args:?}");
+        assert_eq!(
+            theirs.stderr.replace("docker", "hoy"),
+            ours.stderr.replace("docker", "hoy"),
+            "{args:?}"
+        );
     }
     say(&hoy, &["context", "use", "theirs"]).ok();
     assert_eq!(say(&docker, &["context", "show"]).ok(), "theirs\n");
@@ -261,7 +280,8 @@ fn settings(daemon: &Daemon) {
         images
         ps -a --format §{{.Image}}§",
     );
-    let run = ["run", "--rm", "-e", "NO_PROXY=own", "busybox", "sh", "-c", "env | grep -i _proxy | sort"];
+    let run =
+        ["run", "--rm", "-e", "NO_PROXY=own", "busybox", "sh", "-c", "env | grep -i _proxy | sort"];
     let [docker, hoy] = both(daemon, &run).map(Run::run);
     assert_eq!(docker.ok(), hoy.ok());
     assert_eq!(hoy.stdout.lines().count(), 4);
@@ -307,7 +327,8 @@ fn the_daemon_at_home() {
     tls(&daemon, &pki);
     socket_of_docker(&daemon);
     // What may change while it runs.
-    let labels = |daemon: &Daemon| daemon.docker(&["info", "-f", "{{json .Labels}}"]).run().ok().to_owned();
+    let labels =
+        |daemon: &Daemon| daemon.docker(&["info", "-f", "{{json .Labels}}"]).run().ok().to_owned();
     assert_eq!(labels(&daemon), "[\"a=1\"]\n");
     let hangup = |text: &str| {
         std::fs::write(&config, text).unwrap();
@@ -320,13 +341,25 @@ fn the_daemon_at_home() {
     hangup(r#"{"labels": "#);
     wait_until("it complains", || daemon.log().contains("settings stay as they are"));
     assert_eq!(labels(&daemon), "[\"a=2\"]\n");
-    let events = ["events", "--since", "1", "--until", "0s", "--filter", "event=reload", "--format", "{{json .}}"];
+    let events = [
+        "events",
+        "--since",
+        "1",
+        "--until",
+        "0s",
+        "--filter",
+        "event=reload",
+        "--format",
+        "{{json .}}",
+    ];
     let told = daemon.docker(&events).run();
     assert!(told.ok().lines().count() == 1 && told.stdout.contains(r#"\"a=2\""#), "{told:?}");
     // The file is looked at without a daemon.
     let hoyd = |args: &[&str]| Run::new(programs().join("hoyd")).args(args).run();
     let path = config.display().to_string();
-    assert!(hoyd(&["--validate", "--config-file", &path]).fails_with(1).stderr.contains("not JSON"));
+    assert!(
+        hoyd(&["--validate", "--config-file", &path]).fails_with(1).stderr.contains("not JSON")
+    );
     std::fs::write(&config, r#"{"mtu": 1400}"#).unwrap();
     assert_eq!(hoyd(&["--validate", "--config-file", &path]).ok(), "configuration OK\n");
 }
@@ -335,11 +368,20 @@ fn tls(daemon: &Daemon, pki: &Path) {
     let net = format!("--net={}", daemon.netns().path());
     let ask = |program: &Path, certs: &str, more: &[&str], args: &[&str]| {
         let host = ["-H", "tcp://127.0.0.1:2376"];
-        let run = Run::new("nsenter").args([net.as_str(), "--"]).args([program]).args(host).args(more);
-        run.args(args).env("DOCKER_CERT_PATH", pki.join(certs)).env("DOCKER_CONFIG", daemon.path("none")).run()
+        let run =
+            Run::new("nsenter").args([net.as_str(), "--"]).args([program]).args(host).args(more);
+        run.args(args)
+            .env("DOCKER_CERT_PATH", pki.join(certs))
+            .env("DOCKER_CONFIG", daemon.path("none"))
+            .run()
     };
     for program in [docker_cli(), programs().join("hoy")] {
-        let run = ask(&program, "client", &["--tlsverify"], &["run", "--rm", "busybox", "echo", "by TLS"]);
+        let run = ask(
+            &program,
+            "client",
+            &["--tlsverify"],
+            &["run", "--rm", "busybox", "echo", "by TLS"],
+        );
         assert_eq!(run.ok(), "by TLS\n");
         let typed = ask(&program, "client", &["--tls"], &["version", "-f", "{{.Server.Os}}"]);
         assert_eq!(typed.ok(), "linux\n");
@@ -359,7 +401,10 @@ fn socket_of_docker(daemon: &Daemon) {
         return;
     }
     let volume = format!("{path}:{path}:ro");
-    daemon.docker(&["run", "-d", "--name", "watcher", "-v", &volume, "busybox", "sleep", "999"]).run().ok();
+    daemon
+        .docker(&["run", "-d", "--name", "watcher", "-v", &volume, "busybox", "sleep", "999"])
+        .run()
+        .ok();
     let inside = format!("/proc/{}/root{path}", pid(daemon, "watcher"));
     let said = Run::new("curl")
         .args(["--silent", "--unix-socket", &inside, "http://d/containers/watcher/json"])

@@ -78,7 +78,8 @@ fn as_dockers_clients_hear_it() {
     assert!(env.contains("TERM=xterm") && env.contains("A=1") && env.contains("PWD=/tmp"), "{env}");
 
     // All of what is told of one, before, while and after it runs.
-    let id = create(&daemon, r#"{"Cmd":["sleep","1000"],"AttachStdout":true,"DetachKeys":"ctrl-a"}"#);
+    let id =
+        create(&daemon, r#"{"Cmd":["sleep","1000"],"AttachStdout":true,"DetachKeys":"ctrl-a"}"#);
     let before = inspect(&daemon, &id);
     assert_eq!(before["ExitCode"], serde_json::Value::Null);
     assert_eq!((&before["DetachKeys"], &before["Pid"]), (&"AQ==".into(), &0.into()));

@@ -63,7 +63,7 @@ fn processes_and_memory_of_another_container() {
     docker(&daemon, "exec -d guest sleep 1002").ok();
     docker(&daemon, "stop -t 0 guest").ok();
     let seen = docker(&daemon, "exec donor ps -o args").ok().to_owned();
-    assert!(seen.contains("sleep 1000"),"{seen}");
+    assert!(seen.contains("sleep 1000"), "{seen}");
     assert!(!seen.contains("sleep 1001") && !seen.contains("sleep 1002"), "{seen}");
     // The donor's end is everybody's.
     docker(&daemon, "start guest").ok();

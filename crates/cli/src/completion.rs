@@ -75,7 +75,10 @@ struct Answer {
 
 impl Answer {
     fn names(words: Vec<String>) -> Self {
-        Self { words: words.into_iter().map(|word| (word, "".into())).collect(), directive: NO_FILES }
+        Self {
+            words: words.into_iter().map(|word| (word, "".into())).collect(),
+            directive: NO_FILES,
+        }
     }
 
     fn files() -> Self {
@@ -121,7 +124,9 @@ pub fn complete(words: &[String], described: bool) -> Result<u8> {
     if own.is_empty() && !last.starts_with('-') {
         let more = plugins::all(&global);
         let more = more.into_iter().filter(|plugin| plugin.about.is_ok() && !plugin.is_hidden());
-        answer.words.extend(more.map(|plugin| (plugin.name.clone(), plugin.short().to_owned().into())));
+        answer
+            .words
+            .extend(more.map(|plugin| (plugin.name.clone(), plugin.short().to_owned().into())));
     }
     tell(answer, last, described)
 }

@@ -164,9 +164,7 @@ fn names(request: &DeviceRequest, known: &Known) -> Result<Vec<String>> {
 }
 
 fn apply(change: &Change, name: &str, out: &mut Edits) -> Result<()> {
-    let refused = |what: String| {
-        injection(format!("{name}: {what} is not available yet"))
-    };
+    let refused = |what: String| injection(format!("{name}: {what} is not available yet"));
     if let Some(hook) = change.hooks.first() {
         return Err(refused(format!("the {} hook {}", hook.hook_name, hook.path)));
     }
@@ -322,9 +320,7 @@ mod tests {
             let requests = Some(vec![request]);
             edits(&HostConfig { device_requests: requests, ..HostConfig::default() }, &settings)
         };
-        for request in
-            [asked("cdi", 0, &["nvidia.com/gpu=0"], ""), asked("", 1, &[], "gpu")]
-        {
+        for request in [asked("cdi", 0, &["nvidia.com/gpu=0"], ""), asked("", 1, &[], "gpu")] {
             let found = of(request).unwrap();
             assert_eq!(found.environment, ["ALL=1", "ONE=1"]);
             let node = &found.devices.nodes[0];

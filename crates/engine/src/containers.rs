@@ -390,9 +390,7 @@ impl Inner {
         let mut warnings = limits::verify(&mut host, self.support()?, cpus(), false)?;
         let settings = self.current();
         spec::fill_host(&mut host, &settings);
-        sharing::settle(&config, &mut host, &settings, |other| {
-            Ok(self.registry.find(other)?.id)
-        })?;
+        sharing::settle(&config, &mut host, &settings, |other| Ok(self.registry.find(other)?.id))?;
         userns::check(&host, self.id_maps.is_some())?;
         sharing::check_user(&host, self.userns(&host).is_some())?;
         if !settings.has_runtime(&host.runtime) {

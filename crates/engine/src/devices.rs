@@ -55,10 +55,7 @@ fn default_rules() -> Vec<DeviceRule> {
 }
 
 /// One mapping's nodes and what the device cgroup allows for it.
-pub(crate) fn map(
-    mapping: &DeviceMapping,
-    out: &mut Devices,
-) -> std::result::Result<(), String> {
+pub(crate) fn map(mapping: &DeviceMapping, out: &mut Devices) -> std::result::Result<(), String> {
     let access = match mapping.cgroup_permissions.as_str() {
         "" => "rwm",
         access if access.bytes().all(|c| matches!(c, b'r' | b'w' | b'm')) => access,

@@ -864,12 +864,15 @@ impl Driver {
                 Err(Error::conflict("too many clients wait for this container to start"))
             } else {
                 self.waiting.push((request, client));
+                self.event("attach", &[]);
                 Ok(())
             };
             let _ = done.send(result);
             return;
         }
-        self.event("attach", &[]);
+        if admitted.is_ok() {
+            self.event("attach", &[]);
+        }
         self.forward(admitted, Request::Attach(request), vec![client], done).await;
     }
 

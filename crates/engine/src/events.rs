@@ -29,6 +29,9 @@ const BEHIND: usize = 1024;
 /// What happens within this time is written at once.
 const BATCH: Duration = Duration::from_millis(100);
 
+/// How long a disk may take for that.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// The kinds of objects that something happens to.
 const KINDS: &[&str] =
     &["container", "image", "volume", "network", "plugin", "daemon", "builder", "node", "service"];
@@ -201,7 +204,9 @@ impl Engine {
     /// To be done before the daemon ends: what has just happened is written, too.
     pub async fn keep_events(&self) {
         let inner = Arc::clone(&self.inner);
-        let _ = tokio::task::spawn_blocking(move || inner.journal.write()).await;
+        let written = tokio::task::spawn_blocking(move || inner.journal.write());
+        // A disk that does not answer keeps no daemon from its end.
+        let _ = tokio::time::timeout(DEADLINE, written).await;
     }
 
     pub(crate) async fn write_events(self) {

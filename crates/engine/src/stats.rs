@@ -232,11 +232,8 @@ impl StatsStream {
             true => self.look(&record).await?,
             false => None,
         };
-        let mut answer = wire::StatsResponse {
-            name: format!("/{}", record.name),
-            id: record.id.to_string(),
-            ..wire::StatsResponse::default()
-        };
+        let name = format!("/{}", record.name);
+        let mut answer = wire::StatsResponse::nothing(name, record.id.to_string());
         match pair {
             Some((look, before)) => {
                 fill(&mut answer, &look, before.as_deref(), self.inner.memory);

@@ -348,9 +348,10 @@ impl Networks {
             state.open_ports(&self.settings, &spec.name, &spec.ports, endpoints)?;
         }
         self.forget_flows();
-        let made = inside::make(spec.owner.as_ref(), spec.dns, endpoints, &links, |link, netns| {
-            self.plug(link, netns)
-        })?;
+        let made =
+            inside::make(spec.owner.as_ref(), spec.dns, endpoints, &links, |link, netns| {
+                self.plug(link, netns)
+            })?;
         self.remember_beside(made.0.as_fd(), endpoints);
         Ok(made)
     }

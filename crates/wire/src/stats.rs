@@ -28,6 +28,13 @@ pub struct StatsResponse {
     pub networks: BTreeMap<String, NetworkStats>,
 }
 
+impl StatsResponse {
+    /// Of a container that uses nothing: there is no time at which it was looked at.
+    pub fn nothing(name: String, id: String) -> Self {
+        Self { name, id, read: Timestamp::ZERO, preread: Timestamp::ZERO, ..Self::default() }
+    }
+}
+
 /// `container.PidsStats`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

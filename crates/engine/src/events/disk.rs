@@ -105,11 +105,17 @@ impl Disk {
 
     /// The last ones that were written, oldest first.
     pub fn last(&self) -> Vec<Numbered> {
-        let mut out = Vec::new();
-        for path in [&self.older, &self.current] {
-            let text = tail(path).unwrap_or_default();
-            out.extend(text.split(|byte| *byte == b'\n').filter_map(parse));
-        }
+        let current = tail(&self.current).unwrap_or_default();
+        // Without a gap between them.
+        let older = match current.len() as u64 {
+            TAIL.. => Vec::new(),
+            _ => tail(&self.older).unwrap_or_default(),
+        };
+        let lines = |text: &[u8]| -> Vec<Numbered> {
+            text.split(|byte| *byte == b'\n').filter_map(parse).collect()
+        };
+        let mut out = lines(&older);
+        out.extend(lines(&current));
         out
     }
 
