@@ -50,26 +50,16 @@ pub(crate) struct Facts<'a> {
 /// The plan of a container's start.
 pub(crate) fn container(record: &Record, facts: Facts<'_>) -> Result<ContainerPlan> {
     let host = &record.host;
-    let mut mounts: Vec<MountPlan> = Vec::new();
     // Who joins another's network has that one's files.
     let joined = matches!(record.network.mode, NetworkMode::Container(_));
     let mode_of_files = if joined { "z" } else { "Z" };
-    let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
-    for name in ["resolv.conf", "hostname", "hosts"] {
-        let target = format!("/etc/{name}");
-        if !covered(&target) {
-            mounts.push(MountPlan {
-                target,
-                source: MountSource::Bind { path: facts.files.join(name), recursive: false },
-                readonly: host.readonly_rootfs,
-                propagation: Propagation::Private,
-                relabel: facts.labels.of_source(mode_of_files),
-                readonly_top_only: false,
-            });
-        }
+    let mut mounts = network_files(record, facts.files);
+    for mount in &mut mounts {
+        mount.relabel = facts.labels.of_source(mode_of_files);
     }
     for mount in &record.mounts {
-        mounts.push(mount_plan(mount, &facts)?);
+        let plan = resting_mount(mount, facts.volumes, facts.layer)?;
+        mounts.push(MountPlan { relabel: facts.labels.of_source(&mount.mode), ..plan });
     }
     let config = &record.config;
     let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
@@ -154,7 +144,27 @@ pub(crate) fn is_external(record: &Record) -> bool {
     !hoy_config::BUILT_IN_RUNTIMES.contains(&record.host.runtime.as_str())
 }
 
-fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
+/// The files that tell of its network, where nothing else is mounted. Without labels.
+pub(crate) fn network_files(record: &Record, files: &Path) -> Vec<MountPlan> {
+    let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
+    let names = ["resolv.conf", "hostname", "hosts"].into_iter();
+    let plans = names.map(|name| MountPlan {
+        target: format!("/etc/{name}"),
+        source: MountSource::Bind { path: files.join(name), recursive: false },
+        readonly: record.host.readonly_rootfs,
+        propagation: Propagation::Private,
+        relabel: None,
+        readonly_top_only: false,
+    });
+    plans.filter(|plan| !covered(&plan.target)).collect()
+}
+
+/// One mount, without labels. `volumes` says where volumes lie by name, `layer` where a layer does.
+pub(crate) fn resting_mount(
+    mount: &MountRecord,
+    volumes: &std::collections::BTreeMap<String, PathBuf>,
+    layer: &dyn Fn(&str) -> PathBuf,
+) -> Result<MountPlan> {
     let mut readonly_top_only = false;
     let source = match &mount.kind {
         MountKind::Bind { source, recursive, readonly_top_only: top, .. } => {
@@ -162,13 +172,13 @@ fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
             MountSource::Bind { path: source.into(), recursive: *recursive }
         }
         MountKind::Volume { name, subpath, .. } => {
-            let path = facts.volumes.get(name).cloned();
+            let path = volumes.get(name).cloned();
             let path =
                 path.ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))?;
             MountSource::Volume { path, subpath: subpath.clone() }
         }
         MountKind::Image { layers, subpath, .. } => MountSource::Image {
-            lower: layers.iter().rev().map(|key| (facts.layer)(key)).collect(),
+            lower: layers.iter().rev().map(|key| layer(key)).collect(),
             subpath: subpath.clone(),
         },
         MountKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
@@ -187,7 +197,7 @@ fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
         source,
         readonly: mount.readonly,
         propagation,
-        relabel: facts.labels.of_source(&mount.mode),
+        relabel: None,
         readonly_top_only,
     })
 }
