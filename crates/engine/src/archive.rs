@@ -24,7 +24,6 @@ use crate::images::BodyReader;
 use crate::life::Phase;
 use crate::plan;
 use crate::record::{MountKind, Record};
-use crate::registry::Handle;
 
 /// How long somebody else may have the files of a container that does not run.
 const TURN: Duration = Duration::from_secs(60);
@@ -67,7 +66,6 @@ impl Drop for Lease {
 
 /// A container's files, held still for one worker.
 pub(crate) struct Held {
-    pub handle: Handle,
     pub record: Arc<Record>,
     pub running: bool,
     turn: Turn,
@@ -132,7 +130,7 @@ impl Engine {
                     return Err(Error::conflict(text));
                 }
                 phase if phase.is_alive() == alive => {
-                    return Ok(Held { handle, record, running: alive, turn });
+                    return Ok(Held { record, running: alive, turn });
                 }
                 // It has ended or begun meanwhile.
                 _ => {}
