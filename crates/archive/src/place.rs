@@ -229,7 +229,7 @@ pub(crate) fn unpack(
     writable(root, &found)?;
     let (plain, _) = hoy_images::compression::plain(source)?;
     let shown = if named.clean.is_empty() { "/" } else { &named.clean };
-    let options = Options { keep_kinds, no_owner: false, owner, leave_out_nodes, shown };
+    let options = Options { keep_kinds, owner, leave_out_nodes, shown, ..Options::default() };
     Ok(extract(plain, Below::Root(root, &named.clean), options)?)
 }
 

@@ -44,6 +44,8 @@ pub struct Options<'a> {
     pub owner: Option<(u32, u32)>,
     /// Device nodes that cannot be made are left out: in a user namespace none can.
     pub leave_out_nodes: bool,
+    /// Replaced in names, once in each, one after the other.
+    pub renames: &'a [(String, String)],
     /// What messages call the directory.
     pub shown: &'a str,
 }
@@ -126,8 +128,8 @@ impl Target<'_> {
         }
         let own_name = meta.sparse.as_ref().and_then(|sparse| sparse.name.as_deref());
         let path = match own_name {
-            Some(name) => lexical(name)?,
-            None => lexical(&entry.path_bytes())?,
+            Some(name) => self.renamed(name)?,
+            None => self.renamed(&entry.path_bytes())?,
         };
         if path.is_empty() {
             // The directory itself stays as it is.
@@ -147,7 +149,7 @@ impl Target<'_> {
             EntryType::Link => {
                 let to =
                     entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
-                let to = lexical(&to)?;
+                let to = self.renamed(&to)?;
                 let (above, target) = split(&to);
                 let from = self.find(above)?;
                 Ok(rustix::fs::linkat(from, target, &directory, name, AtFlags::empty())?)
@@ -175,6 +177,17 @@ impl Target<'_> {
             }
             other => Err(invalid(format!("unhandled tar header type {}", other.as_byte()))),
         }
+    }
+
+    fn renamed(&self, name: &[u8]) -> io::Result<String> {
+        if self.options.renames.is_empty() {
+            return lexical(name);
+        }
+        let mut text = String::from_utf8_lossy(name).into_owned();
+        for (old, new) in self.options.renames {
+            text = text.replacen(old, new, 1);
+        }
+        lexical(text.as_bytes())
     }
 
     fn make_room(
