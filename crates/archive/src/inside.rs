@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use hoy_rootfd::RootFd;
-use hoy_runtime::{FailureReason, StartError};
+use hoy_runtime::StartError;
 use hoy_sys::process;
 use rustix::net::RecvFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -33,22 +33,13 @@ impl From<io::Error> for Failed {
             Some(_) => hoy_runtime::plain_error(&error),
             None => error.to_string(),
         };
-        let fault = match error.kind() {
-            io::ErrorKind::InvalidData => Fault::Invalid,
-            io::ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
-            _ => Fault::Other,
-        };
-        Self(fault, text)
+        Self(Fault::Other, text)
     }
 }
 
 impl From<StartError> for Failed {
     fn from(error: StartError) -> Self {
-        let fault = match error.reason {
-            FailureReason::Invalid => Fault::Invalid,
-            _ => Fault::Other,
-        };
-        Self(fault, error.message)
+        Self(Fault::Other, error.message)
     }
 }
 

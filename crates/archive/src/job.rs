@@ -73,10 +73,6 @@ pub struct Change {
 pub enum Fault {
     /// There is no such path.
     Missing,
-    /// The request cannot be met as it is.
-    Invalid,
-    /// Something may not be written.
-    ReadOnly,
     Other,
 }
 

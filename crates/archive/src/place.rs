@@ -224,7 +224,7 @@ pub(crate) fn unpack(
     let kind = rustix::fs::fstat(&found).map_err(std::io::Error::from)?.st_mode;
     if FileType::from_raw_mode(kind) != FileType::Directory {
         let text = "extraction point is not a directory";
-        return Err(Failed(Fault::Invalid, text.to_owned()));
+        return Err(Failed(Fault::Other, text.to_owned()));
     }
     writable(root, &found)?;
     let (plain, _) = hoy_images::compression::plain(source)?;
@@ -249,7 +249,7 @@ fn writable(root: &RootFd, directory: &OwnedFd) -> Result<(), Failed> {
         true => "container rootfs is marked read-only",
         false => "mounted volume is marked read-only",
     };
-    Err(Failed(Fault::ReadOnly, text.to_owned()))
+    Err(Failed(Fault::Other, text.to_owned()))
 }
 
 #[cfg(test)]

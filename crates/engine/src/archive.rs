@@ -74,10 +74,9 @@ pub(crate) struct Held {
 fn archive_error(error: ArchiveError) -> Error {
     let kind = match &error {
         ArchiveError::Failed(Fault::Missing, _) => ErrorKind::NotFound,
-        ArchiveError::Failed(Fault::Invalid | Fault::ReadOnly, _) | ArchiveError::Client(_) => {
-            ErrorKind::InvalidParameter
-        }
+        ArchiveError::Client(_) => ErrorKind::InvalidParameter,
         ArchiveError::Late => ErrorKind::Timeout,
+        // As Docker has it, also for what is the client's fault.
         ArchiveError::Failed(Fault::Other, _) | ArchiveError::Io { .. } => ErrorKind::System,
     };
     Error::new(kind, error.to_string()).with_source(error)

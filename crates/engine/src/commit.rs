@@ -34,6 +34,9 @@ impl Engine {
     /// The new image's id. The container does not move while its files are read, if it is asked
     /// for; it goes on whatever comes of the image, also when the client leaves.
     pub async fn commit(&self, request: CommitRequest) -> Result<String> {
+        if request.container.is_empty() {
+            return Err(Error::invalid("invalid name or ID supplied: \"\""));
+        }
         let handle = self.find(&request.container)?;
         let name = name(&request)?;
         let plan = plan(&handle.record(), &request, name.clone())?;
@@ -104,7 +107,9 @@ fn name(request: &CommitRequest) -> Result<Option<Reference>> {
     let invalid = |error: hoy_types::ReferenceError| Error::invalid(error.to_string());
     let mut name: Reference = request.repo.parse().map_err(invalid)?;
     if !request.tag.is_empty() {
-        name = name.with_tag(&request.tag).map_err(invalid)?;
+        name = name
+            .with_tag(&request.tag)
+            .map_err(|_| Error::invalid("invalid tag format"))?;
     }
     if name.digest().is_some() {
         return Err(Error::invalid("refusing to create a tag with a digest reference"));

@@ -64,12 +64,13 @@ pub fn extract(source: impl Read, below: Below<'_>, options: Options<'_>) -> io:
     let mut archive = Archive::new(source);
     let mut target = Target { below, options, times: Vec::new(), cached: None };
     let mut entries = 0;
-    for entry in archive.entries()? {
+    for entry in archive.entries().map_err(misread)? {
+        let entry = entry.map_err(misread)?;
         entries += 1;
         if entries > MAX_ENTRIES {
             return Err(invalid("the archive has too many entries".into()));
         }
-        target.entry(entry?)?;
+        target.entry(entry)?;
     }
     target.finish();
     // Whoever sends it wants to send it to its end.
@@ -293,6 +294,16 @@ impl Target<'_> {
                 let _ = rustix::fs::futimens(&found, &times);
             }
         }
+    }
+}
+
+/// What is no archive is told in Docker's words, not in those of the reader.
+fn misread(error: io::Error) -> io::Error {
+    match (error.raw_os_error(), error.kind()) {
+        (None, io::ErrorKind::Other) => {
+            invalid("Error processing tar file: archive/tar: invalid tar header".into())
+        }
+        _ => error,
     }
 }
 
