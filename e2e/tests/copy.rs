@@ -14,7 +14,8 @@ fn inside(daemon: &Daemon, name: &str, script: &str) -> String {
 
 /// A tree by its names and what the files hold.
 fn shown(path: &Path) -> String {
-    let script = "find . | sort | while read f; do echo \"$f\" $(test -f \"$f\" && cat \"$f\"); done";
+    let script =
+        "find . | sort | while read f; do echo \"$f\" $(test -f \"$f\" && cat \"$f\"); done";
     let line = format!("cd {}; {script}", path.display());
     Run::new("sh").args(["-c", &line]).run().ok().to_owned()
 }
@@ -56,7 +57,11 @@ fn names_and_kinds() {
             let output = run.run();
             output.ok();
             said.push((inside(&daemon, "box", look), output.stderr));
-            inside(&daemon, "box", "rm -rf /new /d/file /d/e/file /there /d/dir /d/sub /asl /asf /vol/* /own");
+            inside(
+                &daemon,
+                "box",
+                "rm -rf /new /d/file /d/e/file /there /d/dir /d/sub /asl /asf /vol/* /own",
+            );
         }
         assert_eq!(said[0], said[1], "{args:?}");
         assert!(!said[0].0.is_empty(), "{args:?}");
@@ -105,7 +110,8 @@ fn names_and_kinds() {
     ] {
         let [docker, hoy] = both(&daemon, &args).map(Run::run);
         docker.fails_with(1);
-        let (docker, hoy) = (docker.stderr.replace("docker", "hoy"), hoy.fails_with(1).stderr.clone());
+        let (docker, hoy) =
+            (docker.stderr.replace("docker", "hoy"), hoy.fails_with(1).stderr.clone());
         assert_eq!(docker, hoy, "{args:?}");
     }
     // Archives by the pipe, through both.
@@ -176,7 +182,10 @@ fn whatever_its_state() {
     daemon.hoy(&["start", "made"]).run().ok();
     assert_eq!(inside(&daemon, "made", "cat /dead /etc/hosts | grep -c localhost"), "2\n");
     // A root file system that may only be read, before its start and after it.
-    daemon.hoy(&["create", "--name", "still", "--read-only", "busybox", "sleep", "1000"]).run().ok();
+    daemon
+        .hoy(&["create", "--name", "still", "--read-only", "busybox", "sleep", "1000"])
+        .run()
+        .ok();
     for _ in 0..2 {
         let refused = daemon.docker(&["cp", &file, "still:/x"]).run();
         assert!(
@@ -212,7 +221,10 @@ fn changes_exports_and_images() {
     let line = "rm -rf /a/gone /keep; mkdir /keep; echo new >/keep/new; ln /keep/new /keep/again; \
                 echo 2 >>/a/one; chmod 700 /bin; mkfifo /fifo; ln -s /a /l; touch /b; \
                 chown 5:6 /b; echo done; sleep 1000";
-    daemon.hoy(&["run", "-d", "--name", "work", "-v", "vol:/v", "base", "sh", "-c", line]).run().ok();
+    daemon
+        .hoy(&["run", "-d", "--name", "work", "-v", "vol:/v", "base", "sh", "-c", line])
+        .run()
+        .ok();
     wait_until("it is done", || daemon.hoy(&["logs", "work"]).run().ok().contains("done"));
     let [docker, hoy] = both(&daemon, &["diff", "work"]).map(Run::run);
     assert_eq!(
@@ -230,7 +242,10 @@ fn changes_exports_and_images() {
     }
     assert!(!listed.stdout.contains("gone") && !listed.stdout.contains("proc/1"), "{listed:?}");
     let again = Run::new("sh")
-        .args(["-c", &format!("{} export work | cmp - {archive}", hoy_testkit::docker_cli().display())])
+        .args([
+            "-c",
+            &format!("{} export work | cmp - {archive}", hoy_testkit::docker_cli().display()),
+        ])
         .env("DOCKER_HOST", daemon.host());
     again.run().ok();
 
@@ -258,7 +273,8 @@ fn changes_exports_and_images() {
         daemon.hoy(&["run", "--rm", "by/hoy:1", "sh", "-c", look]).run().ok(),
         "/a:\none\n\n/keep:\nagain\nnew\n\n/v:\n5:6\n700\n2\nnew\n/a\nfifo\n"
     );
-    let history = daemon.docker(&["history", "--format", "{{.CreatedBy}}|{{.Comment}}", "by/hoy:1"]);
+    let history =
+        daemon.docker(&["history", "--format", "{{.CreatedBy}}|{{.Comment}}", "by/hoy:1"]);
     let history = history.run();
     assert!(history.ok().starts_with("sh -c rm -rf"), "{history:?}");
     assert!(history.stdout.lines().next().unwrap().ends_with("|message"), "{history:?}");
@@ -329,8 +345,7 @@ fn swapped_meanwhile() {
             while !over.load(Ordering::Relaxed) {
                 for root in &roots {
                     for link in ["away", "climb"] {
-                        let swapped =
-                            rustix::fs::renameat_with(root, "real", root, link, flags);
+                        let swapped = rustix::fs::renameat_with(root, "real", root, link, flags);
                         let _ = swapped.map(|()| done.fetch_add(1, Ordering::Relaxed));
                         std::thread::yield_now();
                         let _ = rustix::fs::renameat_with(root, "real", root, link, flags);

@@ -30,7 +30,9 @@ pub(crate) async fn route(
             Err(error) => Err(error.into()),
         },
         ("GET", ["containers", id, "export"]) => match engine.export(id).await {
-            Ok(pieces) => stream(conn, &[("Content-Type", "application/octet-stream")], pieces).await,
+            Ok(pieces) => {
+                stream(conn, &[("Content-Type", "application/octet-stream")], pieces).await
+            }
             Err(error) => Err(error.into()),
         },
         ("POST", ["commit"]) => commit(engine, conn, head, query).await,

@@ -369,8 +369,17 @@ mod tests {
         assert_eq!(
             shown(&found),
             [
-                "C /a", "C /a/b", "C /a/b/file", "D /gone", "A /new", "A /new/deep",
-                "A /new/deep/one", "A /new/two", "C /opaque", "D /opaque/x", "C /opaque/y",
+                "C /a",
+                "C /a/b",
+                "C /a/b/file",
+                "D /gone",
+                "A /new",
+                "A /new/deep",
+                "A /new/deep/one",
+                "A /new/two",
+                "C /opaque",
+                "D /opaque/x",
+                "C /opaque/y",
             ]
         );
         let mut bytes = Vec::new();
@@ -389,8 +398,17 @@ mod tests {
         assert_eq!(
             list,
             [
-                "a/", "a/b/", "a/b/file", ".wh.gone", "new/", "new/deep/", "new/deep/one",
-                "new/two -> new/deep/one", "opaque/", "opaque/.wh.x", "opaque/y",
+                "a/",
+                "a/b/",
+                "a/b/file",
+                ".wh.gone",
+                "new/",
+                "new/deep/",
+                "new/deep/one",
+                "new/two -> new/deep/one",
+                "opaque/",
+                "opaque/.wh.x",
+                "opaque/y",
             ]
         );
         let scratch = Written { upper: open_path(&upper), lower: None };

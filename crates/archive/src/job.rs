@@ -1,7 +1,6 @@
 //! What the worker is told, and what it says. Plain data in postcard's encoding; both ends are the
 //! same program.
 
-
 use hoy_runtime::{MountPlan, RootPlan};
 use hoy_types::UserSpec;
 use serde::{Deserialize, Serialize};

@@ -294,9 +294,9 @@ mod tests {
         assert_eq!(stat(&root, "to/").unwrap().target, "");
         assert!(stat(&root, "round").is_err());
         let Failed(fault, text) = stat(&root, "/a/none").unwrap_err();
-        assert_eq!((fault, text.as_str()), (
-            Fault::Missing,
-            "lstat /a/none: no such file or directory"
-        ));
+        assert_eq!(
+            (fault, text.as_str()),
+            (Fault::Missing, "lstat /a/none: no such file or directory")
+        );
     }
 }

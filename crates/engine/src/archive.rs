@@ -167,7 +167,9 @@ impl Engine {
             (Place::Resting { root, label: record.labels.mount.clone(), mounts }, None)
         };
         let task = match task {
-            Task::Changes { .. } => Task::Changes { root: inner.root_plan(&record, &lease._layers) },
+            Task::Changes { .. } => {
+                Task::Changes { root: inner.root_plan(&record, &lease._layers) }
+            }
             Task::Layer { .. } => Task::Layer { root: inner.root_plan(&record, &lease._layers) },
             task => task,
         };
@@ -234,9 +236,13 @@ impl Engine {
         let held = self.hold_files(id).await?;
         let record = Arc::clone(&held.record);
         let owner = match options.as_user && !record.config.user.is_empty() {
-            true => Some(record.config.user.parse::<UserSpec>().map_err(
-                |error: hoy_types::UserError| Error::invalid(error.to_string()),
-            )?),
+            true => Some(
+                record
+                    .config
+                    .user
+                    .parse::<UserSpec>()
+                    .map_err(|error: hoy_types::UserError| Error::invalid(error.to_string()))?,
+            ),
             false => None,
         };
         let task = Task::Put { path: path.to_owned(), keep_kinds: options.keep_kinds, owner };

@@ -57,11 +57,8 @@ impl Engine {
             if !familiar.is_empty() {
                 engine.image_event("tag", id, &familiar);
             }
-            let extra = [
-                ("comment", request.comment),
-                ("imageID", id.to_string()),
-                ("imageRef", familiar),
-            ];
+            let extra =
+                [("comment", request.comment), ("imageID", id.to_string()), ("imageRef", familiar)];
             engine.inner.container_event(&record, "commit", &extra);
             Ok(id.to_string())
         });
@@ -107,9 +104,7 @@ fn name(request: &CommitRequest) -> Result<Option<Reference>> {
     let invalid = |error: hoy_types::ReferenceError| Error::invalid(error.to_string());
     let mut name: Reference = request.repo.parse().map_err(invalid)?;
     if !request.tag.is_empty() {
-        name = name
-            .with_tag(&request.tag)
-            .map_err(|_| Error::invalid("invalid tag format"))?;
+        name = name.with_tag(&request.tag).map_err(|_| Error::invalid("invalid tag format"))?;
     }
     if name.digest().is_some() {
         return Err(Error::invalid("refusing to create a tag with a digest reference"));

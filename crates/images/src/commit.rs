@@ -33,9 +33,8 @@ impl Images {
     /// Makes an image of a layer's archive above a parent; without one, of the parent's alone.
     pub fn commit(&self, mut plan: CommitPlan, layer: Option<impl Read>) -> Result<Digest> {
         changes::apply(&mut plan.config, &plan.instructions)?;
-        let parent = plan.parent.map(|id| {
-            self.get(id).ok_or_else(|| ImageError::NotFound(id.to_string()))
-        });
+        let parent =
+            plan.parent.map(|id| self.get(id).ok_or_else(|| ImageError::NotFound(id.to_string())));
         let parent = parent.transpose()?;
         let mut layers: Vec<LayerRecord> =
             parent.as_ref().map(|parent| parent.layers.clone()).unwrap_or_default();

@@ -82,7 +82,10 @@ impl Images {
         });
         let (id, _lease) = self.store.put_blob(config)?;
         let layers = layers.into_iter().collect();
-        self.record(crate::ImageRecord { id, layers, document, tagged: now(), parent: None }, names)?;
+        self.record(
+            crate::ImageRecord { id, layers, document, tagged: now(), parent: None },
+            names,
+        )?;
         Ok(id)
     }
 }

@@ -8,9 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use hoy_tree::{
-    Meta, apply_meta, copy_sparse, invalid, meta, node, own, remove_tree, split,
-};
+use hoy_tree::{Meta, apply_meta, copy_sparse, invalid, meta, node, own, remove_tree, split};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};

@@ -9,9 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use hoy_rootfd::{Links, RootFd};
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 

@@ -65,7 +65,9 @@ pub fn copy(app: &App<'_>) -> Result<u8> {
 fn split(argument: &str) -> (Option<&str>, &str) {
     match argument.split_once(':') {
         Some((container, path))
-            if !container.is_empty() && !argument.starts_with('/') && !container.starts_with('.') =>
+            if !container.is_empty()
+                && !argument.starts_with('/')
+                && !container.starts_with('.') =>
         {
             (Some(container), path)
         }
@@ -114,9 +116,8 @@ fn query_stat(app: &App<'_>, container: &str, path: &str) -> Result<Option<Stat>
 }
 
 fn parse_stat(header: Option<&str>) -> Result<Stat> {
-    let value: Option<Value> = header
-        .and_then(unbase64)
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let value: Option<Value> =
+        header.and_then(unbase64).and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let value = value.ok_or_else(|| {
         Failure::new("unable to decode container path stat header: it is not there or not whole")
     })?;
@@ -362,7 +363,8 @@ fn local_source(path: &str, follow: bool) -> Result<End> {
 }
 
 fn send(app: &App<'_>, container: &str, directory: &str, archive: &mut dyn Read) -> Result<()> {
-    let mut request = app.client.request("PUT", format!("/containers/{}/archive", segment(container)));
+    let mut request =
+        app.client.request("PUT", format!("/containers/{}/archive", segment(container)));
     if app.flags.switch("archive") {
         request = request.query("copyUIDGID", "true");
     }

@@ -3,8 +3,8 @@
 mod check;
 mod containers;
 pub mod contexts;
-mod dial;
 mod copy;
+mod dial;
 mod disk;
 mod exec;
 mod images;

@@ -83,9 +83,9 @@ pub fn commit(app: &App<'_>) -> Result<u8> {
     }
     let name = app.arg(1);
     if !name.is_empty() {
-        let name: hoy_types::Reference = name.parse().map_err(
-            |error: hoy_types::ReferenceError| Failure::new(error.to_string()),
-        )?;
+        let name: hoy_types::Reference = name
+            .parse()
+            .map_err(|error: hoy_types::ReferenceError| Failure::new(error.to_string()))?;
         if name.digest().is_some() {
             return Err(Failure::new("refusing to create a tag with a digest reference"));
         }
