@@ -21,8 +21,11 @@ const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "worker") {
-        // The jailed half of unpacking: nothing else of the daemon runs in it.
-        return hoy_images::worker::main();
+        // The jailed half of unpacking, and of copying: nothing else of the daemon runs in it.
+        return match args.get(1).map(String::as_str) {
+            Some("tree") => hoy_archive::main(),
+            _ => hoy_images::worker::main(),
+        };
     }
     if let Some(("ports", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         // The helper that holds published ports, beyond this daemon's end.

@@ -371,8 +371,18 @@ impl Conn {
 
     /// Begins an answer whose length is not known yet; its head leaves at once.
     pub async fn begin(&mut self, status: u16, kind: &str) -> Result<(), ApiError> {
+        self.begin_with(status, &[("Content-Type", kind)]).await
+    }
+
+    /// The same with headers of the caller's.
+    pub async fn begin_with(
+        &mut self,
+        status: u16,
+        headers: &[(&str, &str)],
+    ) -> Result<(), ApiError> {
         self.settle().await;
-        let headers = [("Content-Type", kind), ("Transfer-Encoding", "chunked")];
+        let mut headers = headers.to_vec();
+        headers.push(("Transfer-Encoding", "chunked"));
         let head = http::answer(status, &headers, !self.keep_alive);
         self.answered = true;
         self.write(&head).await

@@ -4,6 +4,7 @@
 //! leave alone, and connections that become raw after a 200, which a general server does not do.
 //! A request is parsed once and strictly; what is ambiguous is refused and the connection closed.
 
+mod archive;
 mod conn;
 mod containers;
 pub mod dial;

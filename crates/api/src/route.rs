@@ -6,7 +6,7 @@ use crate::conn::Conn;
 use crate::http::Head;
 use crate::query::{self, Query};
 use crate::shape::{self, Version, number};
-use crate::{ApiError, Outcome, containers, disk, images, networks, system, volumes};
+use crate::{ApiError, Outcome, archive, containers, disk, images, networks, system, volumes};
 
 /// The parts of a path behind the version, decoded.
 fn parts(head: &Head) -> Result<Vec<String>, ApiError> {
@@ -54,13 +54,9 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
         ["build", ..] => "build",
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm",
         ["plugins", ..] => "plugins",
-        ["commit"] => "commit",
         ["auth"] => "login",
         ["session" | "grpc"] => return None,
         ["distribution", ..] => "the registry client",
-        ["containers", _, "export"] => "export",
-        ["containers", _, "archive"] => "cp",
-        ["containers", _, "changes"] => "diff",
         ["containers", _, "update"] => "update",
         ["images", "search"] => "search",
         ["images", .., "push"] => "push",
@@ -109,6 +105,9 @@ pub(crate) async fn handle(
     let outcome = match (method, parts.as_slice()) {
         ("POST", [_, "prune"] | ["hoy", "check"]) | ("GET", ["system", "df"]) => {
             disk::route(engine, &mut conn, head, &parts, &query).await
+        }
+        (_, ["commit"] | ["containers", _, "archive" | "changes" | "export"]) => {
+            archive::route(engine, &mut conn, head, &parts, &query).await
         }
         (_, ["containers", ..] | ["exec", ..]) => {
             containers::route(engine, &mut conn, head, &parts, &query).await

@@ -15,6 +15,7 @@ mod create;
 mod csv;
 mod failure;
 mod format;
+mod go_path;
 mod grammar;
 mod help;
 mod ipam;

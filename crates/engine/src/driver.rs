@@ -40,6 +40,8 @@ pub(crate) const QUEUE: usize = 64;
 const MAX_WAITING: usize = 32;
 /// A shim answers at once, or it is stopped or stuck.
 const ANSWER: Duration = Duration::from_secs(10);
+/// A copy that goes on for longer makes a start or a removal fail.
+const COPIED: Duration = Duration::from_secs(20);
 /// The start itself may have to wait for a slow disk.
 const START: Duration = Duration::from_secs(60);
 
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     },
     /// Answered once everything that the supervisor has said before is known.
     Hear(Done<()>),
+    /// The same, and one that does not run has let go of its files.
+    Rest(Done<()>),
     /// Ends a supervisor that does not answer; its container ends with it.
     EndSupervisor(Done<()>),
 }
@@ -124,6 +128,8 @@ pub(crate) struct Driver {
     starts: u64,
     /// The supervisor keeps sockets.
     keeps: bool,
+    /// As in the handle.
+    tree: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// What a running container was found as when the daemon started.
@@ -153,7 +159,9 @@ impl Driver {
             view: receiver,
             commands: sender,
             attaching: Arc::default(),
+            tree: Arc::default(),
         };
+        let tree = Arc::clone(&handle.tree);
         let driver = Self {
             inner: Arc::clone(inner),
             record,
@@ -165,6 +173,7 @@ impl Driver {
             exits: 0,
             starts: 0,
             keeps: false,
+            tree,
         };
         tokio::spawn(driver.run(found, settled));
         handle
@@ -304,6 +313,13 @@ impl Driver {
             },
             // The supervisor's words come first, always.
             Command::Hear(done) => drop(done.send(Ok(()))),
+            Command::Rest(done) => {
+                let result = match self.record.state.phase.is_alive() {
+                    true => Ok(()),
+                    false => self.wait_for_shim().await,
+                };
+                let _ = done.send(result);
+            }
             Command::EndSupervisor(done) => {
                 let result = self.end_supervisor();
                 let _ = done.send(result);
@@ -692,6 +708,7 @@ impl Driver {
     async fn start(&mut self) -> Result<()> {
         self.admit(Wish::Start)?;
         self.wait_for_shim().await?;
+        let _tree = self.files_for_itself().await?;
         let before = self.record.state.clone();
         self.record.state.phase = Phase::Starting;
         self.record.state.error.clear();
@@ -717,6 +734,17 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Whoever copies has let go of its files.
+    async fn files_for_itself(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>> {
+        let turn = tokio::time::timeout(COPIED, Arc::clone(&self.tree).write_owned()).await;
+        turn.map_err(|_| {
+            Error::conflict(format!(
+                "the files of container {} are in use by a copy, export or commit that goes on",
+                self.record.id
+            ))
+        })
     }
 
     /// The supervisor of the run before must have let go of the root file system.
@@ -1095,6 +1123,7 @@ impl Driver {
         self.publish();
         let removed = async {
             self.wait_for_shim().await?;
+            let _tree = self.files_for_itself().await?;
             self.inner.forget(&self.record).await
         };
         if let Err(error) = removed.await {

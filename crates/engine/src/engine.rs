@@ -87,6 +87,8 @@ pub(crate) struct Inner {
     pub tops: Tops,
     /// The machine's, in bytes.
     pub memory: u64,
+    /// Works on containers' files.
+    pub archives: hoy_archive::Worker,
     pub sizes: Sizes,
     pub pressure: Pressure,
     pub prunes: Prunes,
@@ -199,6 +201,7 @@ impl Inner {
         hoy_shim::client::prepare(&settings.exec_root).map_err(failed("open the exec root"))?;
         let shim = ShimProgram::load(&parts.shim).map_err(failed("load hoy-shim"))?;
         let program = parts.program.clone();
+        let archives = hoy_archive::Worker { program: parts.program.clone() };
         let worker = Worker { program: parts.program };
         let images = Images::open(store.clone(), worker).map_err(failed("open the images"))?;
         let volumes = Volumes::open(store.clone(), hoy_volumes::PluginSettings::from_environment())
@@ -271,6 +274,7 @@ impl Inner {
             sampler,
             tops: Tops::default(),
             memory: u64::try_from(crate::system::memory()).unwrap_or(0),
+            archives,
             sizes: Sizes::default(),
             pressure: Pressure::default(),
             prunes: Prunes::default(),

@@ -193,6 +193,10 @@ impl Engine {
             id: image.id.to_string(),
             repo_tags: Some(names.iter().map(Reference::familiar).collect()),
             repo_digests: Some(Vec::new()),
+            parent: image
+                .parent
+                .filter(|parent| self.inner.images.get(*parent).is_some())
+                .map_or_else(String::new, |parent| parent.to_string()),
             comment: document
                 .history
                 .last()

@@ -5,9 +5,11 @@
 //! below. The engine knows nothing of HTTP.
 
 mod apparmor;
+mod archive;
 mod attachments;
 mod barriers;
 mod cdi;
+mod commit;
 mod containers;
 mod detach;
 mod devices;
@@ -50,6 +52,8 @@ mod top;
 mod userns;
 mod volumes;
 
+pub use archive::PutOptions;
+pub use commit::CommitRequest;
 pub use containers::{ListOptions, WaitHandle};
 pub use disk::{DiskUsage, UsageKinds};
 pub use encoding::base64;

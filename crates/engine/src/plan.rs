@@ -57,26 +57,16 @@ pub(crate) fn container(record: &Record, mut facts: Facts<'_>) -> Result<Contain
     facts.devices.nodes.append(&mut facts.cdi.devices.nodes);
     facts.devices.rules.append(&mut facts.cdi.devices.rules);
     let host = &record.host;
-    let mut mounts: Vec<MountPlan> = Vec::new();
     // Who joins another's network has that one's files.
     let joined = matches!(record.network.mode, NetworkMode::Container(_));
     let mode_of_files = if joined { "z" } else { "Z" };
-    let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
-    for name in ["resolv.conf", "hostname", "hosts"] {
-        let target = format!("/etc/{name}");
-        if !covered(&target) {
-            mounts.push(MountPlan {
-                target,
-                source: MountSource::Bind { path: facts.files.join(name), recursive: false },
-                readonly: host.readonly_rootfs,
-                propagation: Propagation::Private,
-                relabel: facts.labels.of_source(mode_of_files),
-                readonly_top_only: false,
-            });
-        }
+    let mut mounts = network_files(record, facts.files);
+    for mount in &mut mounts {
+        mount.relabel = facts.labels.of_source(mode_of_files);
     }
     for mount in record.mounts.iter().chain(&facts.cdi.mounts) {
-        mounts.push(mount_plan(mount, &facts)?);
+        let plan = resting_mount(mount, facts.volumes, facts.layer, facts.socket)?;
+        mounts.push(MountPlan { relabel: facts.labels.of_source(&mount.mode), ..plan });
     }
     let config = &record.config;
     let wants_init = host.init == Some(true) && host.pid_mode.is_empty();
@@ -164,22 +154,44 @@ pub(crate) fn is_external(record: &Record) -> bool {
     !hoy_config::BUILT_IN_RUNTIMES.contains(&record.host.runtime.as_str())
 }
 
-fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
+/// The files that tell of its network, where nothing else is mounted. Without labels.
+pub(crate) fn network_files(record: &Record, files: &Path) -> Vec<MountPlan> {
+    let covered = |target: &str| record.mounts.iter().any(|mount| mount.target == target);
+    let names = ["resolv.conf", "hostname", "hosts"].into_iter();
+    let plans = names.map(|name| MountPlan {
+        target: format!("/etc/{name}"),
+        source: MountSource::Bind { path: files.join(name), recursive: false },
+        readonly: record.host.readonly_rootfs,
+        propagation: Propagation::Private,
+        relabel: None,
+        readonly_top_only: false,
+    });
+    plans.filter(|plan| !covered(&plan.target)).collect()
+}
+
+/// One mount, without labels. `volumes` says where volumes lie by name, `layer` where a layer
+/// does, `socket` what stands in for Docker's.
+pub(crate) fn resting_mount(
+    mount: &MountRecord,
+    volumes: &std::collections::BTreeMap<String, PathBuf>,
+    layer: &dyn Fn(&str) -> PathBuf,
+    socket: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Result<MountPlan> {
     let mut readonly_top_only = false;
     let source = match &mount.kind {
         MountKind::Bind { source, recursive, readonly_top_only: top, .. } => {
             readonly_top_only = *top;
-            let path = (facts.socket)(source).unwrap_or_else(|| source.into());
+            let path = socket(source).unwrap_or_else(|| source.into());
             MountSource::Bind { path, recursive: *recursive }
         }
         MountKind::Volume { name, subpath, .. } => {
-            let path = facts.volumes.get(name).cloned();
+            let path = volumes.get(name).cloned();
             let path =
                 path.ok_or_else(|| Error::not_found(format!("get {name}: no such volume")))?;
             MountSource::Volume { path, subpath: subpath.clone() }
         }
         MountKind::Image { layers, subpath, .. } => MountSource::Image {
-            lower: layers.iter().rev().map(|key| (facts.layer)(key)).collect(),
+            lower: layers.iter().rev().map(|key| layer(key)).collect(),
             subpath: subpath.clone(),
         },
         MountKind::Tmpfs { size, mode, exec, suid, dev } => MountSource::Tmpfs {
@@ -198,7 +210,7 @@ fn mount_plan(mount: &MountRecord, facts: &Facts<'_>) -> Result<MountPlan> {
         source,
         readonly: mount.readonly,
         propagation,
-        relabel: facts.labels.of_source(&mount.mode),
+        relabel: None,
         readonly_top_only,
     })
 }

@@ -31,6 +31,9 @@ pub(crate) struct Handle {
     /// Held for reading by an attach from before its client hears of it until its command was
     /// obeyed; a start that comes later waits for that.
     pub attaching: Arc<tokio::sync::RwLock<()>>,
+    /// Held by whoever works on its files beside it: for reading while it runs, for writing while
+    /// it does not, and by its start.
+    pub tree: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Handle {

@@ -16,7 +16,9 @@ fn one(config: &mut Map<String, Value>, line: &str) -> Result<()> {
     let rest = rest.trim();
     let keyword = word.to_ascii_uppercase();
     if rest.is_empty() && !matches!(keyword.as_str(), "CMD" | "ENTRYPOINT") {
-        return Err(invalid("nothing follows the instruction"));
+        let one = matches!(keyword.as_str(), "USER" | "WORKDIR" | "STOPSIGNAL");
+        let need = if one { "exactly one argument" } else { "at least one argument" };
+        return Err(ImageError::Invalid(format!("{keyword} requires {need}")));
     }
     match keyword.as_str() {
         "CMD" => drop(config.insert("Cmd".into(), command(rest))),
@@ -83,7 +85,10 @@ fn one(config: &mut Map<String, Value>, line: &str) -> Result<()> {
         "HEALTHCHECK" => {
             return Err(ImageError::Unavailable("HEALTHCHECK in --change".into()));
         }
-        _ => return Err(invalid(&format!("{keyword} is not a valid change command"))),
+        _ => {
+            let text = format!("{word} is not a valid change command");
+            return Err(ImageError::Invalid(text));
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 /// A reader of the plain bytes. What hoy cannot read is refused by name.
-pub(crate) fn plain<'a>(source: impl Read + 'a) -> io::Result<(Box<dyn Read + 'a>, &'static str)> {
+pub fn plain<'a>(source: impl Read + 'a) -> io::Result<(Box<dyn Read + 'a>, &'static str)> {
     let mut source = BufReader::with_capacity(128 * 1024, source);
     let head = source.fill_buf()?;
     let is = |magic: &[u8]| head.starts_with(magic);

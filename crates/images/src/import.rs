@@ -82,12 +82,15 @@ impl Images {
         });
         let (id, _lease) = self.store.put_blob(config)?;
         let layers = layers.into_iter().collect();
-        self.record(crate::ImageRecord { id, layers, document, tagged: now() }, names)?;
+        self.record(
+            crate::ImageRecord { id, layers, document, tagged: now(), parent: None },
+            names,
+        )?;
         Ok(id)
     }
 }
 
-fn to_bytes(document: &ImageDocument) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(document: &ImageDocument) -> Result<Vec<u8>> {
     serde_json::to_vec(&json!(document))
         .map_err(|error| crate::ImageError::Invalid(format!("an image's configuration: {error}")))
 }

@@ -5,14 +5,14 @@
 
 mod archive;
 mod changes;
-mod compression;
+mod commit;
+pub mod compression;
 mod export;
 mod fetch;
 mod fixup;
 mod import;
 mod load;
 mod prune;
-mod sparse;
 mod unpack;
 pub mod worker;
 
@@ -25,6 +25,7 @@ use hoy_store::{Durability, Lease, Op, Store};
 use hoy_types::{Digest, ErrorKind, Reference, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use commit::CommitPlan;
 pub use fetch::fetch;
 pub use worker::Worker;
 
@@ -92,6 +93,9 @@ pub struct ImageRecord {
     pub document: ImageDocument,
     /// When a name last came to point to it.
     pub tagged: Timestamp,
+    /// The image that it was made from here.
+    #[serde(default)]
+    pub parent: Option<Digest>,
 }
 
 impl ImageRecord {

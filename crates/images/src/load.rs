@@ -114,7 +114,7 @@ impl Images {
             });
         }
         let (id, _document) = self.store.put_blob(config)?;
-        self.record(ImageRecord { id, layers, document, tagged: now() }, names)?;
+        self.record(ImageRecord { id, layers, document, tagged: now(), parent: None }, names)?;
         Ok(id)
     }
 
@@ -201,7 +201,7 @@ enum Made {
 }
 
 /// ChainID(n) = sha256(ChainID(n-1) " " DiffID(n)).
-fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     use sha2::{Digest as _, Sha256};
     let mut out: Vec<Digest> = Vec::new();
     for diff_id in diff_ids {

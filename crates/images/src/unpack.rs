@@ -5,17 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use hoy_tree::{Meta, apply_meta, copy_sparse, invalid, meta, node, own, remove_tree, split};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
-
-use crate::sparse::Sparse;
 
 /// More entries than any honest layer has.
 const MAX_ENTRIES: u64 = 5_000_000;
@@ -54,10 +51,6 @@ impl<R: Read> Read for Hashing<R> {
         }
         Ok(length)
     }
-}
-
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 struct Target<'a> {
@@ -122,66 +115,6 @@ fn normal(path: &[u8]) -> io::Result<String> {
         }
     }
     Ok(out.join("/"))
-}
-
-/// What an entry says of its owner, mode, times and extended attributes.
-struct Meta {
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    times: Timestamps,
-    xattrs: Vec<(String, Vec<u8>)>,
-    sparse: Option<Sparse>,
-}
-
-fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
-    let header = entry.header();
-    let (mut uid, mut gid) = (header.uid()?, header.gid()?);
-    let mode = header.mode()? & 0o7777;
-    let mut seconds = i64::try_from(header.mtime()?).unwrap_or(0);
-    let mut nanos = 0;
-    let mut xattrs = Vec::new();
-    let mut sparse: Option<Sparse> = None;
-    if let Some(extensions) = entry.pax_extensions()? {
-        for extension in extensions {
-            let extension = extension?;
-            let key = extension.key().map_err(|_| invalid("a PAX key is not UTF-8".into()))?;
-            let text = || String::from_utf8_lossy(extension.value_bytes()).into_owned();
-            let number =
-                || text().parse::<u64>().map_err(|_| invalid(format!("invalid PAX {key}")));
-            match key {
-                "uid" => uid = number()?,
-                "gid" => gid = number()?,
-                "mtime" => {
-                    let text = text();
-                    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
-                    seconds = whole
-                        .parse()
-                        .map_err(|_| invalid(format!("invalid PAX mtime {text:?}")))?;
-                    let digits: String =
-                        fraction.chars().chain("000000000".chars()).take(9).collect();
-                    nanos = digits.parse().unwrap_or(0);
-                }
-                key => {
-                    if let Some(key) = key.strip_prefix("GNU.sparse.") {
-                        let sparse = sparse.get_or_insert_with(Sparse::default);
-                        sparse.take(key, extension.value_bytes())?;
-                    } else if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
-                        xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
-                    }
-                }
-            }
-        }
-    }
-    let id = |value: u64| {
-        u32::try_from(value)
-            .ok()
-            .filter(|value| *value != u32::MAX)
-            .ok_or_else(|| invalid(format!("an owner {value} that no system has")))
-    };
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(Meta { uid: id(uid)?, gid: id(gid)?, mode, times, xattrs, sparse })
 }
 
 impl Target<'_> {
@@ -396,111 +329,6 @@ impl Target<'_> {
     }
 }
 
-fn split(path: &str) -> (&str, &str) {
-    path.rsplit_once('/').unwrap_or(("", path))
-}
-
 fn join(above: &str, name: &str) -> String {
     if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
-}
-
-/// Also of root's: in a directory with the set-group-id bit a new file has the directory's group.
-fn own(directory: &OwnedFd, name: &str, meta: &Meta) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-    Ok(rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-/// Owner before mode, since a change of owner takes the set-user-id bit away.
-fn apply_meta(fd: &OwnedFd, meta: &Meta) -> io::Result<()> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
-    for (name, value) in &meta.xattrs {
-        if name.contains(".overlay.") {
-            continue;
-        }
-        match rustix::fs::fsetxattr(fd, name.as_str(), value, XattrFlags::empty()) {
-            // What this worker may not set (trusted.*) or this file system does not have.
-            Ok(()) | Err(Errno::PERM | Errno::NOTSUP) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
-}
-
-fn node<R: Read>(
-    directory: &OwnedFd,
-    name: &str,
-    kind: EntryType,
-    entry: &Entry<'_, R>,
-    meta: &Meta,
-) -> io::Result<()> {
-    let header = entry.header();
-    let device = || -> io::Result<u64> {
-        let major = header.device_major()?.unwrap_or(0);
-        let minor = header.device_minor()?.unwrap_or(0);
-        Ok(rustix::fs::makedev(major, minor))
-    };
-    let (file_type, device) = match kind {
-        EntryType::Char => (FileType::CharacterDevice, device()?),
-        EntryType::Block => (FileType::BlockDevice, device()?),
-        _ => (FileType::Fifo, 0),
-    };
-    if file_type == FileType::CharacterDevice && device == 0 {
-        return Err(invalid(format!("{name:?}: a whiteout as a device node")));
-    }
-    rustix::fs::mknodat(
-        directory,
-        name,
-        file_type,
-        Mode::from_raw_mode(meta.mode & 0o777),
-        device,
-    )?;
-    own(directory, name, meta)?;
-    rustix::fs::chmodat(directory, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
-    Ok(rustix::fs::utimensat(directory, name, &meta.times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-/// Copies, leaving holes where there are only zeros.
-fn copy_sparse(source: &mut impl Read, file: &mut File) -> io::Result<u64> {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut size = 0_u64;
-    let mut hole = false;
-    loop {
-        let length = source.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        size += length as u64;
-        let bytes = &buffer[..length];
-        hole = length >= 4096 && bytes.iter().all(|byte| *byte == 0);
-        if hole {
-            file.seek(SeekFrom::Current(length as i64))?;
-        } else {
-            file.write_all(bytes)?;
-        }
-    }
-    if hole {
-        file.set_len(size)?;
-    }
-    Ok(size)
-}
-
-fn remove_tree(directory: &OwnedFd, name: &str) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inside = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&inside)? {
-        let entry = entry?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            names.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    for (below, kind) in names {
-        if kind == FileType::Directory {
-            remove_tree(&inside, &below.to_string_lossy())?;
-        } else {
-            rustix::fs::unlinkat(inside.as_fd(), &*below, AtFlags::empty())?;
-        }
-    }
-    Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
 }

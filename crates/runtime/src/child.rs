@@ -134,7 +134,7 @@ fn raise_limits(plan: &ProcessPlan) {
 }
 
 /// After a user namespace was entered: its root, with all that that one may.
-fn become_root() -> Result<(), StartError> {
+pub(crate) fn become_root() -> Result<(), StartError> {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let failed = |errno: Errno| StartError::system("become root of the user namespace", errno);
     let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);

@@ -4,6 +4,7 @@
 //! `Vec` or map is left out when empty. Maps are sorted, as Go's encoder does. Decoders take
 //! `null` for anything and ignore unknown fields.
 
+mod archive;
 mod container;
 mod disk;
 mod event;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use archive::*;
 pub use container::*;
 pub use disk::*;
 pub use event::*;

@@ -3,6 +3,7 @@
 mod check;
 mod containers;
 pub mod contexts;
+mod copy;
 mod dial;
 mod disk;
 mod exec;
@@ -15,6 +16,7 @@ mod prune;
 mod run;
 mod stats;
 mod system;
+mod trees;
 mod volumes;
 
 use hoy_client::Client;
@@ -142,6 +144,10 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "container top" => containers::top(&app),
         "container stats" => stats::stats(&app),
         "container attach" => containers::attach(&app),
+        "container cp" => copy::copy(&app),
+        "container diff" => trees::diff(&app),
+        "container export" => trees::export(&app),
+        "container commit" => trees::commit(&app),
         "container exec" => exec::exec(&app),
         "container logs" => logs::logs(&app),
         "container ls" => list::containers(&app),

@@ -101,7 +101,10 @@ impl State {
                 self.known.remove(&Tree::Volume(event.id.clone()));
             }
             // It may have filled its volumes.
-            ("container", "create") => {
+            ("container", action @ ("create" | "extract-to-dir")) => {
+                if action == "extract-to-dir" {
+                    self.known.remove(&Tree::Container(event.id.clone()));
+                }
                 if let Ok(handle) = inner.registry.find(&event.id) {
                     handle.record().volumes().for_each(turned);
                 }
@@ -367,6 +370,6 @@ fn comes_to_rest(event: &Happening) -> bool {
         (event.kind, event.action.as_str()),
         ("container", "die" | "create")
             | ("volume", "create" | "unmount")
-            | ("image", "load" | "import" | "pull")
+            | ("image", "load" | "import" | "pull" | "create")
     )
 }

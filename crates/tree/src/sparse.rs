@@ -14,7 +14,7 @@ const BLOCK: usize = 512;
 
 /// What the extended header says of a file with holes.
 #[derive(Debug, Default)]
-pub(crate) struct Sparse {
+pub struct Sparse {
     /// The file's own name: the header's is an invented one.
     pub name: Option<Vec<u8>>,
     real_size: Option<u64>,
