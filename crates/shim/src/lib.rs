@@ -6,11 +6,13 @@
 mod attached;
 pub mod client;
 mod codec;
+mod end;
 mod execs;
 pub mod external;
 mod held;
 mod kept;
 mod log;
+mod memory;
 pub mod message;
 mod program;
 mod record;
@@ -18,6 +20,7 @@ mod requests;
 mod session;
 mod supervise;
 
+pub use end::{Asked, EndRecord, Room, Task};
 pub use client::{Connection, ShimProgram};
 pub use program::main;
 
