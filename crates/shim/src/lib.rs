@@ -19,6 +19,7 @@ mod record;
 mod requests;
 mod session;
 mod supervise;
+mod witness;
 
 pub use end::{Asked, EndRecord, Room, Task};
 pub use client::{Connection, ShimProgram};
