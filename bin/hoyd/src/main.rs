@@ -16,8 +16,11 @@ const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "worker") {
-        // The jailed half of unpacking: nothing else of the daemon runs in it.
-        return hoy_images::worker::main();
+        // The jailed halves of unpacking and of looking: nothing else of the daemon runs in them.
+        return match args.get(1).map(String::as_str) {
+            Some("look") => hoy_look::main(),
+            _ => hoy_images::worker::main(),
+        };
     }
     if let Some(("ports", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         // The helper that holds published ports, beyond this daemon's end.

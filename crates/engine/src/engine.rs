@@ -86,6 +86,7 @@ pub(crate) struct Inner {
     pub sizes: Sizes,
     pub pressure: Pressure,
     pub prunes: Prunes,
+    pub looks: crate::explain::Looks,
     pub shim: ShimProgram,
     pub init: PathBuf,
     pub lsm: Lsm,
@@ -252,7 +253,9 @@ impl Inner {
         let sampler = Sampler::start(&handle);
         let journal = Journal::open(&settings.data_root.join("events"));
         let dns = Dns::start(handle, host_resolv_conf_path());
+        let looks = crate::explain::Looks::new(program);
         let inner = Self {
+            looks,
             settings,
             store,
             images,

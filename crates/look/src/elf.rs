@@ -71,7 +71,8 @@ pub(crate) fn read_image(file: &File) -> Option<Image> {
         return None;
     }
     let little = head.get(5) == Some(&1);
-    let machine = bytes(&head, 18).map(if little { u16::from_le_bytes } else { u16::from_be_bytes });
+    let machine =
+        bytes(&head, 18).map(if little { u16::from_le_bytes } else { u16::from_be_bytes });
     let mut image = Image { machine: machine.unwrap_or(0), ..Image::default() };
     if little && head.get(4) == Some(&2) {
         // What is cut off leaves the rest unknown.

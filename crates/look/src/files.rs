@@ -138,8 +138,7 @@ fn examine(path: &str, question: &Question, depth: u32) -> Option<Program> {
 fn format(file: &File, path: &str, question: &Question, depth: u32) -> Format {
     if let Some(image) = elf::read_image(file) {
         let interpreter_there = image.interpreter.is_empty() || open(&image.interpreter).is_some();
-        let missing =
-            if interpreter_there { missing(&image, path, question) } else { Vec::new() };
+        let missing = if interpreter_there { missing(&image, path, question) } else { Vec::new() };
         return Format::Elf(Elf {
             machine: image.machine,
             interpreter: shown(&image.interpreter),
@@ -209,9 +208,10 @@ fn missing(image: &elf::Image, path: &str, question: &Question) -> Vec<String> {
     let mut queue = VecDeque::from([(image.clone(), path.to_owned())]);
     while let Some((image, path)) = queue.pop_front() {
         let origin = Path::new(&path).parent().and_then(Path::to_str).unwrap_or("/");
-        let own = image.path.iter().map(|one| {
-            one.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
-        });
+        let own = image
+            .path
+            .iter()
+            .map(|one| one.replace("$ORIGIN", origin).replace("${ORIGIN}", origin));
         let own: Vec<String> = own.collect();
         for name in image.needed {
             if known.len() >= LIBRARIES || !known.insert(name.clone()) {

@@ -76,8 +76,7 @@ fn listen(socket: &OwnedFd) -> Result<Findings, LookError> {
         }
     }
     let mut buffer = vec![0; MAX_MESSAGE];
-    let (length, _) =
-        hoy_sys::socket::receive(socket.as_fd(), &mut buffer, RecvFlags::empty())?;
+    let (length, _) = hoy_sys::socket::receive(socket.as_fd(), &mut buffer, RecvFlags::empty())?;
     let answer = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
     answer.map_err(|_| LookError::Ended)
 }

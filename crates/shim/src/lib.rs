@@ -21,8 +21,8 @@ mod session;
 mod supervise;
 mod witness;
 
-pub use end::{Asked, EndRecord, Room, Task};
 pub use client::{Connection, ShimProgram};
+pub use end::{Asked, EndRecord, Room, Task};
 pub use program::main;
 
 use hoy_types::ErrorKind;

@@ -26,7 +26,12 @@ pub(crate) fn of_processes(pids: &[i32]) -> Vec<Task> {
 fn of_status(pid: i32, text: &str) -> Option<Task> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let rss = field("VmRSS:")?.split(' ').next()?.parse::<u64>().ok()?;
-    Some(Task { pid, name: field("Name:")?.to_owned(), rss: rss.saturating_mul(1024), killed: false })
+    Some(Task {
+        pid,
+        name: field("Name:")?.to_owned(),
+        rss: rss.saturating_mul(1024),
+        killed: false,
+    })
 }
 
 fn largest(mut tasks: Vec<Task>) -> Vec<Task> {
