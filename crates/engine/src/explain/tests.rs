@@ -61,7 +61,7 @@ fn a_loader_of_another_c_library_and_another_machine() {
         let interpreter = interpreter.to_owned();
         Format::Elf(Elf { machine, interpreter, interpreter_there: there, missing: Vec::new() })
     };
-    let here = facts::own_machine();
+    let here = super::super::facts::own_machine();
     let missing = "exec: \"/app\": /app: no such file or directory";
     let facts = refused(missing, program(elf(here, "/lib/ld-musl-x86_64.so.1", false)));
     is(&facts, "loader-missing", "certain");
