@@ -21,9 +21,11 @@ const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "worker") {
-        // The jailed half of unpacking, and of copying: nothing else of the daemon runs in it.
+        // The jailed halves of unpacking, of copying and of looking: nothing else of the daemon
+        // runs in them.
         return match args.get(1).map(String::as_str) {
             Some("tree") => hoy_archive::main(),
+            Some("look") => hoy_look::main(),
             _ => hoy_images::worker::main(),
         };
     }

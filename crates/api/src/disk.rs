@@ -1,4 +1,4 @@
-//! /system/df, the prunes, and /hoy/check.
+//! /system/df, the prunes, /hoy/check, and /hoy/containers/NAME/explain.
 
 use hoy_engine::{Engine, PruneMode};
 use hoy_types::Timestamp;
@@ -20,6 +20,10 @@ pub(crate) async fn route(
         ("GET", ["system", "df"]) => usage(engine, conn, query).await,
         ("POST", ["hoy", "check"]) => match engine.check(query.flag("repair")).await {
             Ok(report) => conn.json_answer(200, &report).await,
+            Err(error) => Err(error.into()),
+        },
+        ("GET", ["hoy", "containers", id, "explain"]) => match engine.explain(id).await {
+            Ok(found) => conn.json_answer(200, &found).await,
             Err(error) => Err(error.into()),
         },
         ("POST", [what, "prune"]) => prune(engine, conn, what, query).await?,

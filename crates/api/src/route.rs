@@ -103,7 +103,8 @@ pub(crate) async fn handle(
         _ => {}
     }
     let outcome = match (method, parts.as_slice()) {
-        ("POST", [_, "prune"] | ["hoy", "check"]) | ("GET", ["system", "df"]) => {
+        ("POST", [_, "prune"] | ["hoy", "check"])
+        | ("GET", ["system", "df"] | ["hoy", "containers", _, "explain"]) => {
             disk::route(engine, &mut conn, head, &parts, &query).await
         }
         (_, ["commit"] | ["containers", _, "archive" | "changes" | "export"]) => {

@@ -223,6 +223,7 @@ fn flag_table(canonical: &str) -> &'static str {
         "context ls" => include_str!("../grammar/context-ls.tsv"),
         "context inspect" => include_str!("../grammar/context-inspect.tsv"),
         "context rm" => include_str!("../grammar/context-rm.tsv"),
+        "container explain" => include_str!("../grammar/container-explain.tsv"),
         "system check" => include_str!("../grammar/system-check.tsv"),
         _ => "",
     }

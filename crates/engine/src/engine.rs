@@ -92,6 +92,7 @@ pub(crate) struct Inner {
     pub sizes: Sizes,
     pub pressure: Pressure,
     pub prunes: Prunes,
+    pub looks: crate::explain::Looks,
     pub shim: ShimProgram,
     pub init: PathBuf,
     pub lsm: Lsm,
@@ -259,8 +260,10 @@ impl Inner {
         let sampler = Sampler::start(&handle);
         let journal = Journal::open(&settings.data_root.join("events"));
         let dns = Dns::start(handle, host_resolv_conf_path());
+        let looks = crate::explain::Looks::new(program);
         let inner = Self {
             reloaded: Reloaded::of(&settings),
+            looks,
             settings,
             store,
             images,

@@ -21,6 +21,7 @@ mod engine;
 mod error;
 mod events;
 mod exec;
+mod explain;
 mod files;
 mod images;
 mod ipam;

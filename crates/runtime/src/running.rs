@@ -320,6 +320,16 @@ impl Running {
         self.cgroup.oom_kills()
     }
 
+    /// What a file of its cgroup says.
+    pub fn cgroup_text(&self, controller: &str, file: &str) -> Option<String> {
+        self.cgroup.read(controller, file)
+    }
+
+    /// Every process in its cgroup.
+    pub fn processes(&self) -> Vec<i32> {
+        self.cgroup.processes()
+    }
+
     /// Takes back what the kernel does not take back by itself.
     pub fn clean_up(self) {
         let _ = self.cgroup.kill(Duration::from_secs(2));

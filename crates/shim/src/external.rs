@@ -186,6 +186,16 @@ impl External {
         self.cgroup.open().map_or(0, |cgroup| cgroup.oom_kills())
     }
 
+    /// What a file of its cgroup says.
+    pub fn cgroup_text(&self, controller: &str, file: &str) -> Option<String> {
+        self.cgroup.open()?.read(controller, file)
+    }
+
+    /// Every process in its cgroup.
+    pub fn processes(&self) -> Vec<i32> {
+        self.cgroup.open().map_or_else(Vec::new, |cgroup| cgroup.processes())
+    }
+
     /// Takes back what the kernel does not take back by itself.
     pub fn clean_up(self) {
         let _ = self.cgroup.kill(KILL);

@@ -87,6 +87,22 @@ impl Held {
         }
     }
 
+    /// What a file of its cgroup says.
+    pub fn cgroup_text(&self, controller: &str, file: &str) -> Option<String> {
+        match self {
+            Self::BuiltIn(running) => running.cgroup_text(controller, file),
+            Self::External(external) => external.cgroup_text(controller, file),
+        }
+    }
+
+    /// Every process in its cgroup.
+    pub fn processes(&self) -> Vec<i32> {
+        match self {
+            Self::BuiltIn(running) => running.processes(),
+            Self::External(external) => external.processes(),
+        }
+    }
+
     /// Takes back what the kernel does not take back by itself.
     pub fn clean_up(self) {
         match self {

@@ -6,19 +6,23 @@
 mod attached;
 pub mod client;
 mod codec;
+mod end;
 mod execs;
 pub mod external;
 mod held;
 mod kept;
 mod log;
+mod memory;
 pub mod message;
 mod program;
 mod record;
 mod requests;
 mod session;
 mod supervise;
+mod witness;
 
 pub use client::{Connection, ShimProgram};
+pub use end::{Asked, EndRecord, Room, Task};
 pub use program::main;
 
 use hoy_types::ErrorKind;

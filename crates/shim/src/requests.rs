@@ -16,6 +16,7 @@ use crate::message::{
 };
 use crate::session::{Pipes, Session};
 use crate::supervise::{Alive, Container, Shim};
+use crate::witness::Witness;
 
 /// Clients that wait for a start.
 const MAX_WAITING: usize = 64;
@@ -84,6 +85,7 @@ impl Shim {
 
     fn kill(&mut self, signal: i32, all: bool) -> Reply {
         let Container::Running(alive) = &mut self.container else { return not_running() };
+        self.witness.asked(signal, all, now());
         if !all {
             return done(alive.running.signal(signal));
         }
@@ -140,6 +142,7 @@ impl Shim {
         }
         self.state_dir.clone_from(&request.state_dir);
         ExitRecord::clear(&self.state_dir);
+        self.witness = Witness::new(&self.state_dir, &request.plan);
         match self.try_start(request, descriptors) {
             Ok(reply) => reply,
             Err(error) => {

@@ -63,6 +63,8 @@ pub(crate) struct Pipes {
 pub(crate) struct Exit {
     /// 128 + signal for a killed process.
     pub code: i32,
+    /// What it was killed by.
+    pub signal: Option<i32>,
     /// Nanoseconds since 1970.
     pub at: i64,
 }
@@ -293,10 +295,11 @@ impl Session {
     pub fn reap(&mut self) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
-            let killed = status.terminating_signal().map(|signal| 128 + signal);
+            let signal = status.terminating_signal();
+            let killed = signal.map(|signal| 128 + signal);
             let code = status.exit_status().or(killed).unwrap_or(255);
             let at = Timestamp::from_system(SystemTime::now()).nanos();
-            self.exited = Some((Exit { code, at }, Instant::now()));
+            self.exited = Some((Exit { code, signal, at }, Instant::now()));
             self.stdin = None;
             self.input = VecDeque::new();
             self.clients.iter_mut().for_each(Client::begin_patience);

@@ -22,6 +22,7 @@ use crate::held::Held;
 use crate::kept::Kept;
 use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim, Request};
 use crate::session::{CHUNK, Exit, Note, Session, Slot};
+use crate::witness::Witness;
 
 /// After this long without anything to do the buffer for reading is given back.
 const IDLE: Duration = Duration::from_secs(1);
@@ -46,6 +47,8 @@ pub(crate) struct Shim {
     /// Tells of children that have ended, where an external runtime leaves some to us.
     pub children: Option<File>,
     pub state_dir: PathBuf,
+    /// What is seen for who asks why it ended.
+    pub witness: Witness,
     /// Nothing more is wanted of this shim.
     pub released: bool,
     /// Log records that are missing, and how many of them a daemon has heard of.
@@ -102,6 +105,7 @@ impl Shim {
             kept: Kept::default(),
             children: None,
             state_dir: PathBuf::new(),
+            witness: Witness::default(),
             released: false,
             dropped: 0,
             dropped_told: 0,
@@ -233,6 +237,7 @@ impl Shim {
             oom.clear();
         }
         alive.oom_since = Some(Instant::now());
+        self.witness.short_of_memory(&alive.running);
     }
 
     fn tell_oom_kills(&mut self) {
@@ -402,6 +407,8 @@ impl Shim {
         if kills > alive.oom_kills {
             self.tell(Event::OutOfMemory { kills });
         }
+        // Before who may remove its cgroup hears of the end.
+        self.witness.ended(&alive.running, &exit, kills);
         let record = ExitRecord {
             code: exit.code,
             oom_killed: kills > 0,

@@ -33,7 +33,8 @@ pub fn start(app: &App<'_>) -> Result<u8> {
             return Err(Failure::new(format!(
                 "Error: failed to start containers: {}",
                 failed.join(", ")
-            )));
+            ))
+            .with_hint(failed.first().map(|name| super::explain::hint(name))));
         }
         return Ok(0);
     }

@@ -7,6 +7,7 @@ mod copy;
 mod dial;
 mod disk;
 mod exec;
+mod explain;
 mod images;
 mod inspect;
 mod list;
@@ -179,6 +180,7 @@ pub fn run(command: &Command, flags: &Parsed, global: &Parsed) -> Result<u8> {
         "builder prune" | "buildx prune" => prune::one(&app, prune::What::Cache),
         "system prune" => prune::system(&app),
         "system df" => disk::usage(&app),
+        "container explain" => explain::explain(&app),
         "system check" => check::check(&app),
         "version" => system::version(&app),
         "system info" => system::info(&app),

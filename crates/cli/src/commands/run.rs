@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use hoy_client::{ClientError, Response};
 use serde_json::Value;
 
-use super::{App, segment};
+use super::{App, explain, segment};
 use crate::create::{self, Attached};
 use crate::failure::{Failure, Result};
 use crate::networking;
@@ -66,7 +66,7 @@ pub fn run(app: &App<'_>) -> Result<u8> {
         app.client
             .post(format!("{object}/start"))
             .send()
-            .map_err(|error| start_failure(app, &error))?;
+            .map_err(|error| start_failure(app, &id, &error))?;
         return print(&format!("{id}\n")).map(|()| 0);
     }
     let mut session = Running::prepare(Session {
@@ -93,7 +93,7 @@ pub fn run(app: &App<'_>) -> Result<u8> {
             // It is gone before its name is free again for the next attempt.
             let _ = session.await_answer(ended);
         }
-        return Err(start_failure(app, &error));
+        return Err(start_failure(app, &id, &error));
     }
     session.take_terminal()?;
     session.send_first_size();
@@ -131,8 +131,11 @@ pub fn attach(
 }
 
 /// What a start that failed means for the exit code, by Docker's rules.
-fn start_failure(app: &App<'_>, error: &ClientError) -> Failure {
+fn start_failure(app: &App<'_>, id: &str, error: &ClientError) -> Failure {
     let text = error.to_string();
+    let name = Some(app.flags.text("name")).filter(|name| !name.is_empty());
+    let stays = !app.flags.switch("rm");
+    let hint = stays.then(|| explain::hint(name.unwrap_or(id.get(..12).unwrap_or(id))));
     let says = |part: &str| text.contains(part);
     let code = if says("executable file not found") || says("no such file or directory") {
         127
@@ -141,7 +144,7 @@ fn start_failure(app: &App<'_>, error: &ClientError) -> Failure {
     } else {
         125
     };
-    app.run_failure(text, code)
+    app.run_failure(text, code).with_hint(hint)
 }
 
 fn decorate(app: &App<'_>, failure: Failure, code: u8) -> Failure {

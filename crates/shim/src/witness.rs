@@ -1,0 +1,83 @@
+//! The supervisor as a witness of its container's end: what it has seen, while it could be seen.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hoy_runtime::ContainerPlan;
+
+use crate::end::{EndRecord, Room};
+use crate::held::Held;
+use crate::memory;
+use crate::session::Exit;
+
+/// Processes are looked at no more often, whatever the kernel says how often.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Default)]
+pub(crate) struct Witness {
+    /// Where the record goes.
+    directory: PathBuf,
+    id: String,
+    /// The writable directory, which is the store's.
+    upper: PathBuf,
+    end: EndRecord,
+    looked: Option<Instant>,
+}
+
+impl Witness {
+    pub fn new(directory: &Path, plan: &ContainerPlan) -> Self {
+        EndRecord::clear(directory);
+        Self {
+            directory: directory.to_owned(),
+            id: plan.id.clone(),
+            upper: plan.root.upper.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The daemon asks for a signal.
+    pub fn asked(&mut self, signal: i32, all: bool, at: i64) {
+        self.end.ask(signal, all, at);
+    }
+
+    /// The kernel is about to end something, or has just done so.
+    pub fn short_of_memory(&mut self, running: &Held) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let seen = memory::of_processes(&running.processes());
+        if !seen.is_empty() {
+            self.end.tasks = seen;
+        }
+    }
+
+    /// The first process has ended; its cgroup is there still.
+    pub fn ended(&mut self, running: &Held, exit: &Exit, oom_kills: u64) {
+        if exit.code == 0 && oom_kills == 0 && self.end.asked.is_empty() {
+            // Nobody asks why.
+            return;
+        }
+        let number = |controller: &str, files: [&str; 2]| {
+            let text = files.iter().find_map(|file| running.cgroup_text(controller, file));
+            text.and_then(|text| text.trim().parse::<u64>().ok())
+        };
+        let end = &mut self.end;
+        end.finished_at = exit.at;
+        end.signal = exit.signal;
+        if oom_kills > 0 {
+            end.memory_peak = number("memory", ["memory.peak", "memory.max_usage_in_bytes"]);
+            // The kernel's own table says more, and is of the moment itself.
+            let table = memory::of_the_kernel(&self.id);
+            if !table.is_empty() {
+                end.tasks = table;
+            }
+        }
+        let events = running.cgroup_text("pids", "pids.events").unwrap_or_default();
+        let refused = events.lines().find_map(|line| line.strip_prefix("max "));
+        end.pids_refused = refused.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        end.room = Room::at(&self.upper);
+        // Without it, less is known.
+        let _ = end.write(&self.directory);
+    }
+}
