@@ -6,8 +6,10 @@
 mod attached;
 pub mod client;
 mod codec;
+mod descent;
 mod execs;
 pub mod external;
+mod health;
 mod held;
 mod kept;
 mod log;
