@@ -37,10 +37,17 @@ fn listed(daemon: &Daemon, filter: &str) -> Vec<String> {
     names
 }
 
+/// Now, to the nanosecond: Docker's client rounds its own.
+fn until() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+}
+
 fn happened(daemon: &Daemon, name: &str) -> Vec<String> {
     let filter = format!("container={name}");
     let format = "{{.Action}} {{.Actor.Attributes.exitCode}}";
-    let args = ["events", "--since", "1", "--until", "0s", "-f", &filter, "--format", format];
+    let until = until();
+    let args = ["events", "--since", "1", "--until", &until, "-f", &filter, "--format", format];
     let output = daemon.docker(&args).run();
     output.ok().replace("<no value>", "").lines().map(|line| line.trim().to_owned()).collect()
 }
@@ -58,7 +65,11 @@ fn probes() {
     probed(&daemon, "marked", "echo said; echo also >&2; test -e /mark", OFTEN);
     probed(&daemon, "loud", "head -c 5000 /dev/zero | tr '\\0' x", OFTEN);
     probed(&daemon, "slow", "echo before; (sleep 77 & sleep 77)", &format!("{OFTEN} --health-timeout 100ms"));
-    probed(&daemon, "missing", "x", &format!("{OFTEN} --env PATH=/nowhere"));
+    let body = r#"{"Image":"busybox","Cmd":["sleep","1000"],"Healthcheck":{"Test":["CMD","/missing","x"],
+        "Interval":50000000,"Retries":2}}"#;
+    let url = "http://hoy/v1.45/containers/create?name=missing";
+    daemon.curl(&["-H", "Content-Type: application/json", "-d", body, url]).ok();
+    run(&daemon, "start missing");
 
     wait_until("a failure counts", || status(&daemon, "marked") == "unhealthy");
     run(&daemon, "exec marked touch /mark");
@@ -96,11 +107,18 @@ fn probes() {
     let late = log(&daemon, "slow")[0].clone();
     assert_eq!(late["ExitCode"], -1);
     assert_eq!(late["Output"], "Health check exceeded timeout (100ms): before\n");
-    let sleeping = || run(&daemon, "exec slow pgrep -fc sleep.77").parse::<u32>();
-    assert!(sleeping().unwrap_or(0) <= 3, "{:?}", sleeping());
-    assert_eq!(status(&daemon, "missing"), "unhealthy");
+    wait_until("it is late again", || streak(&daemon, "slow") > 3);
+    // Those of the probe that may run at this moment.
+    let sleeping = daemon.hoy(&["exec", "slow", "pgrep", "-fx", "sleep 77"]).run().stdout;
+    assert!(sleeping.lines().count() <= 2, "{sleeping}");
+    wait_until("what is not there fails", || status(&daemon, "missing") == "unhealthy");
     let missing = log(&daemon, "missing")[0].clone();
-    assert_eq!(missing["ExitCode"], 127, "{missing}");
+    assert_eq!(missing["ExitCode"], -1, "{missing}");
+    let output = missing["Output"].as_str().unwrap();
+    assert!(output.starts_with("OCI runtime exec failed: ") && output.contains("/missing"), "{output}");
+    let events = happened(&daemon, "missing");
+    assert!(events.contains(&"exec_start: /missing x".to_owned()), "{events:?}");
+    assert!(!events.iter().any(|line| line.starts_with("exec_die")), "{events:?}");
 
     assert_eq!(listed(&daemon, "healthy"), ["loud", "marked"]);
     assert_eq!(listed(&daemon, "unhealthy"), ["image", "missing", "slow"]);

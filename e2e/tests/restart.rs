@@ -31,11 +31,18 @@ fn refused(daemon: &Daemon, args: &[&str]) -> String {
     output.stderr
 }
 
+/// Now, to the nanosecond: Docker's client rounds its own.
+fn until() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+}
+
 /// What happened to a container, in order; of a signal its number.
 fn happened(daemon: &Daemon, name: &str) -> Vec<String> {
     let filter = format!("container={name}");
     let format = "{{.Action}} {{.Actor.Attributes.exitCode}} {{.Actor.Attributes.signal}}";
-    let args = ["events", "--since", "1", "--until", "0s", "-f", &filter, "--format", format];
+    let until = until();
+    let args = ["events", "--since", "1", "--until", &until, "-f", &filter, "--format", format];
     let output = daemon.docker(&args).run();
     let lines = output.ok().replace("<no value>", "");
     lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
