@@ -15,9 +15,7 @@ use crate::life::Wish;
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::Handle;
 use crate::stop::kill_for_good;
-use crate::{
-    attachments, health, limits, plan, refuse, restart, sharing, show, spec, userns,
-};
+use crate::{attachments, health, limits, plan, refuse, restart, sharing, show, spec, userns};
 
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -47,7 +45,6 @@ impl Handle {
         self.commands.send(command(done)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
-
 }
 
 impl Engine {

@@ -67,6 +67,6 @@ pub use hoy_volumes::{Volume, VolumeRequest};
 pub use images::BodyReader;
 pub use prune::PruneMode;
 pub use stats::StatsStream;
-pub use streams::{AttachOptions, AttachSession, HijackedConn, LogStream, LogsOptions};
 pub use stop::Stopped;
+pub use streams::{AttachOptions, AttachSession, HijackedConn, LogStream, LogsOptions};
 pub use wait::WaitHandle;

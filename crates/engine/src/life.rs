@@ -102,7 +102,9 @@ impl Phase {
                 conflict(format!("cannot kill container: {id}: container {id} is not running"))
             }
 
-            (Wish::Stop, Self::Running | Self::Paused | Self::Restarting | Self::Starting) => Ok(()),
+            (Wish::Stop, Self::Running | Self::Paused | Self::Restarting | Self::Starting) => {
+                Ok(())
+            }
             (Wish::Stop, _) => {
                 Err((ErrorKind::NotModified, format!("container {id} is already stopped")))
             }

@@ -51,9 +51,6 @@ mod tests {
         let error = unbuilt(&host).unwrap_err();
         assert_eq!(error.to_string(), "the cgroup specification is not available yet");
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
-        assert_eq!(
-            unbuilt(&host).unwrap_err().kind(),
-            hoy_types::ErrorKind::InvalidParameter
-        );
+        assert_eq!(unbuilt(&host).unwrap_err().kind(), hoy_types::ErrorKind::InvalidParameter);
     }
 }

@@ -136,9 +136,8 @@ mod tests {
     #[test]
     fn the_delay_doubles_up_to_a_minute_and_begins_anew_after_ten_seconds() {
         let mut memory = RestartRecord::default();
-        let mut next = |ran| {
-            after_end(&policy("always", 0), &mut memory, 0, ran).unwrap().as_millis()
-        };
+        let mut next =
+            |ran| after_end(&policy("always", 0), &mut memory, 0, ran).unwrap().as_millis();
         let first: Vec<u128> = (0..12).map(|_| next(SHORT)).collect();
         assert_eq!(
             first,

@@ -17,8 +17,12 @@ pub struct WaitHandle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     /// The next end of one that runs, though its policy starts it again.
-    NotRunning { after: u64 },
-    NextExit { after: u64 },
+    NotRunning {
+        after: u64,
+    },
+    NextExit {
+        after: u64,
+    },
     Removed,
 }
 
@@ -40,7 +44,8 @@ impl WaitHandle {
     /// The exit code.
     pub async fn done(mut self) -> wire::WaitResponse {
         let condition = self.condition;
-        let met = self.view.wait_for(|view| condition.is_met(view)).await.map(|view| view.last_code);
+        let met =
+            self.view.wait_for(|view| condition.is_met(view)).await.map(|view| view.last_code);
         // The sender goes with the container: that is an end too.
         let code = met.unwrap_or_else(|_| self.view.borrow().last_code);
         wire::WaitResponse { error: None, status_code: code.into() }

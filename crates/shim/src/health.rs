@@ -384,9 +384,10 @@ mod tests {
     fn failures_count_from_the_end_of_the_start_period_on() {
         use HealthStatus::{Healthy, Starting, Unhealthy};
         let mut plain = health(2, Duration::ZERO);
-        assert_eq!([1, 1, 0, 1, 3].map(|code| probed(&mut plain, code)), [
-            Starting, Unhealthy, Healthy, Healthy, Unhealthy
-        ]);
+        assert_eq!(
+            [1, 1, 0, 1, 3].map(|code| probed(&mut plain, code)),
+            [Starting, Unhealthy, Healthy, Healthy, Unhealthy]
+        );
         assert_eq!(plain.streak, 2);
         let mut patient = health(1, Duration::from_secs(1000));
         assert_eq!(probed(&mut patient, 1), Starting);
