@@ -115,7 +115,7 @@ fn a_refused_update_changes_nothing() {
         (&["--cpuset-cpus", "900"], "Requested CPUs are not available"),
         (&["--memory-reservation", "60m"], "can not be less than memory reservation"),
         (&["--cpus", "0.3", "--cpu-shares", "1"], "minimum allowed cpu-shares is 2"),
-        (&["--restart", "always"], "not available yet"),
+        (&["--restart", "always:3"], "can only be used with 'on-failure'"),
         (&["--blkio-weight", "3"], "Range of blkio weight"),
     ] {
         let mut args = vec!["update"];

@@ -151,6 +151,19 @@ impl Daemon {
         child.wait().expect("wait for hoyd");
     }
 
+    /// As after a reset of the machine: no process, no cgroup, no namespace and nothing of the
+    /// exec root is left; the data root is.
+    pub fn lose_machine(&mut self) {
+        self.kill();
+        crate::kernel::end_all(&self.cgroup, &self.path("run").display().to_string());
+        for parent in [self.cgroup.clone(), format!("{}-shims", self.cgroup)] {
+            crate::kernel::remove_cgroups(&parent);
+        }
+        self.netns = NetNs::new();
+        std::fs::remove_dir_all(self.path("run")).expect("empty the exec root");
+        let _ = std::fs::remove_file(self.path("sock"));
+    }
+
     /// SIGTERM, and its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("running");

@@ -126,6 +126,27 @@ pub fn remove_cgroups(parent: &str) {
     }
 }
 
+/// SIGKILL to every process below a cgroup, and to every one that is called with an argument.
+pub fn end_all(cgroup: &str, argument: &str) {
+    let ours = |pid: &String| {
+        let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let has = |text: Vec<u8>, what: &str| String::from_utf8_lossy(&text).contains(what);
+        !read("maps").is_empty()
+            && *pid != std::process::id().to_string()
+            && (has(read("cgroup"), &format!("/{cgroup}/")) || has(read("cmdline"), argument))
+    };
+    let started = std::time::Instant::now();
+    loop {
+        let all: Vec<String> = pids().filter(ours).collect();
+        if all.is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < crate::patience(10), "processes do not end: {all:?}");
+        let _ = crate::Run::new("kill").args(["-KILL"]).args(&all).run();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 fn pids() -> impl Iterator<Item = String> {
     let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
     entries

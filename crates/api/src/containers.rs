@@ -1,6 +1,6 @@
 //! /containers and /exec.
 
-use hoy_engine::{AttachOptions, Engine, ListOptions, LogsOptions};
+use hoy_engine::{AttachOptions, Engine, ListOptions, LogsOptions, Stopped};
 use hoy_types::Timestamp;
 use hoy_wire as wire;
 
@@ -94,8 +94,13 @@ async fn act(
     };
     let result = match action {
         "start" => engine.start(id).await,
-        "stop" => engine.stop(id, signal, timeout).await,
-        "restart" => engine.restart(id, signal, timeout).await,
+        "stop" => {
+            return Some(match engine.stop(id, signal, timeout, head.hoy).await {
+                Ok(stopped) => said(conn, stopped).await,
+                Err(error) => Err(error.into()),
+            });
+        }
+        "restart" => engine.restart(id, signal, timeout, head.hoy).await,
         "kill" => engine.kill(id, &signal.unwrap_or_default()).await,
         "pause" => engine.pause(id, true).await,
         "unpause" => engine.pause(id, false).await,
@@ -118,6 +123,17 @@ async fn act(
         Ok(()) => conn.empty(204).await,
         Err(error) => Err(error.into()),
     })
+}
+
+/// How a container was stopped, where that is not what Docker does.
+async fn said(conn: &mut Conn, stopped: Stopped) -> Outcome {
+    match stopped {
+        Stopped::AsAsked => conn.empty(204).await,
+        Stopped::InVain(signal) => {
+            let text = format!("killed at once, signal {signal} has no effect");
+            conn.respond_with(204, &[("Hoy-Stopped", &text)], b"").await
+        }
+    }
 }
 
 async fn update(engine: &Engine, conn: &mut Conn, head: &Head, id: &str) -> Outcome {

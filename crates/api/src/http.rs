@@ -30,6 +30,8 @@ pub(crate) struct Head {
     pub accept: String,
     pub host: Option<String>,
     pub origin: bool,
+    /// The client is hoy's own.
+    pub hoy: bool,
     /// Bytes of the head.
     pub length: usize,
 }
@@ -72,6 +74,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
         accept: String::new(),
         host: None,
         origin: false,
+        hoy: false,
         length,
     };
     // `http://host/path` as a proxy's clients write it, or the path alone.
@@ -128,6 +131,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
                 out.host = Some(value.to_owned());
             }
             "origin" => out.origin = true,
+            "user-agent" => out.hoy = value.starts_with("Hoy-Client/"),
             _ => {}
         }
     }

@@ -223,6 +223,9 @@ fn health(flags: &Parsed) -> Result<Option<Value>> {
             check.insert(key.to_owned(), nanos.into());
         }
     }
+    if flags.int("health-retries") < 0 {
+        return Err("--health-retries cannot be negative".to_owned());
+    }
     if flags.int("health-retries") > 0 {
         check.insert("Retries".to_owned(), flags.int("health-retries").into());
     }

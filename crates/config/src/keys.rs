@@ -1,6 +1,6 @@
 //! Every setting that dockerd knows, and what hoy does with it.
 
-use crate::{BUILT_IN_RUNTIMES, CgroupDriver, Runtime, Settings, network};
+use crate::{BUILT_IN_RUNTIMES, CgroupDriver, InstantStop, Runtime, Settings, network};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -778,6 +778,22 @@ pub(crate) const KEYS: &[Key] = &[
             Ok(())
         }),
         "The daemon's key (default \"/root/.docker/key.pem\")",
+    ),
+    key(
+        "instant-stop",
+        "",
+        "instant-stop",
+        Kind::Text,
+        Effect::Set(|settings, text| {
+            settings.instant_stop = match text {
+                "hoy" => InstantStop::Hoy,
+                "all" => InstantStop::All,
+                "none" => InstantStop::None,
+                _ => return Err("want hoy, all or none".into()),
+            };
+            Ok(())
+        }),
+        "Whose stops do not wait for a signal without effect (\"hoy\"|\"all\"|\"none\")",
     ),
     key("insecure-registry", "", "insecure-registries", Kind::List, Effect::Unavailable, ""),
     key("registry-mirror", "", "registry-mirrors", Kind::List, Effect::Unavailable, ""),

@@ -19,9 +19,20 @@ use keys::{Effect, KEYS, Key, Kind};
 pub use network::{AddressPool, Networking, Subnet};
 pub use remap::{IdFiles, RemapError, remap};
 
+/// Whose stops do not wait for a signal that has no effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InstantStop {
+    /// Those of our own client.
+    #[default]
+    Hoy,
+    All,
+    None,
+}
+
 /// The daemon's settings, complete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    pub instant_stop: InstantStop,
     pub data_root: PathBuf,
     pub exec_root: PathBuf,
     pub pidfile: PathBuf,
@@ -152,6 +163,7 @@ impl Default for Settings {
             default_ipc_mode: "private".to_owned(),
             cdi_spec_dirs: Vec::new(),
             default_cgroupns_mode: "private".to_owned(),
+            instant_stop: InstantStop::Hoy,
             default_ulimits: BTreeMap::new(),
             cgroup_parent: String::new(),
             cgroup_driver: None,

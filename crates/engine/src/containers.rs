@@ -4,30 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hoy_images::RootfsTicket;
-use hoy_types::{Digest, Signal, generate_name, validate_name};
+use hoy_types::{Digest, generate_name, validate_name};
 use hoy_wire as wire;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::driver::{Command, Driver, Found};
 use crate::engine::{Engine, Inner, host_name, hostname, new_id, now, random};
 use crate::error::{Error, Result, failed, lost};
-use crate::life::{Phase, Wish};
+use crate::life::Wish;
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
-use crate::registry::{Handle, View};
-use crate::{attachments, limits, plan, refuse, sharing, show, spec, userns};
+use crate::registry::Handle;
+use crate::stop::kill_for_good;
+use crate::{attachments, health, limits, plan, refuse, restart, sharing, show, spec, userns};
 
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Docker's time between a stop's signal and SIGKILL.
-const STOP_TIMEOUT: i64 = 10;
 /// How long a start waits for an attach that came before it.
 const ATTACHING: Duration = Duration::from_secs(1);
-/// How long after SIGKILL a process may take to end before it is said that it does not.
-const KILL_GRACE: Duration = Duration::from_secs(10);
-/// How long a supervisor may take to pass a signal on before it is ended itself.
-const SHIM_GRACE: Duration = Duration::from_secs(3);
 
 /// Which containers, and how much of each.
 #[derive(Clone, Debug, Default)]
@@ -37,40 +32,6 @@ pub struct ListOptions {
     pub size: bool,
     /// Filter name and its values.
     pub filters: Vec<(String, Vec<String>)>,
-}
-
-/// What `wait` waits for; registered before it is awaited.
-pub struct WaitHandle {
-    view: watch::Receiver<View>,
-    condition: Condition,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    NotRunning,
-    NextExit { after: u64 },
-    Removed,
-}
-
-impl WaitHandle {
-    /// The exit code.
-    pub async fn done(mut self) -> wire::WaitResponse {
-        let met = |view: &View| match self.condition {
-            Condition::NotRunning => {
-                view.removed
-                    || !matches!(
-                        view.record.state.phase,
-                        Phase::Running | Phase::Paused | Phase::Starting
-                    )
-            }
-            Condition::NextExit { after } => view.removed || view.exits > after,
-            Condition::Removed => view.removed,
-        };
-        // The sender goes with the container: that is an end too.
-        let _ = self.view.wait_for(met).await;
-        let code = self.view.borrow().record.state.exit_code;
-        wire::WaitResponse { error: None, status_code: code.into() }
-    }
 }
 
 impl Handle {
@@ -83,16 +44,6 @@ impl Handle {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
-    }
-
-    /// Whether the container has ended within a time.
-    async fn ended(&self, deadline: Option<Duration>) -> bool {
-        let mut view = self.view.clone();
-        let ended = view.wait_for(|view| view.removed || !view.record.state.phase.is_alive());
-        match deadline {
-            Some(deadline) => tokio::time::timeout(deadline, ended).await.is_ok(),
-            None => ended.await.is_ok(),
-        }
     }
 }
 
@@ -136,7 +87,8 @@ impl Engine {
         let handle = self.find(id)?;
         let inner = Arc::clone(&self.inner);
         let checked = tokio::task::spawn_blocking(move || {
-            refuse::unbuilt(&wire::ContainerConfig::default(), &asked)?;
+            refuse::unbuilt(&asked)?;
+            restart::check(&asked)?;
             let warnings = limits::verify(&mut asked, inner.support()?, cpus(), true)?;
             Ok((Box::new(asked), warnings))
         });
@@ -162,54 +114,6 @@ impl Engine {
             self.remove_quietly(&handle.id).await?;
         }
         result
-    }
-
-    /// A signal, then SIGKILL. Goes on when the client leaves.
-    pub async fn stop(&self, id: &str, signal: Option<String>, timeout: Option<i64>) -> Result<()> {
-        let handle = self.find(id)?;
-        let stop = tokio::spawn(stop(handle, signal, timeout));
-        stop.await.map_err(lost)?
-    }
-
-    pub async fn restart(
-        &self,
-        id: &str,
-        signal: Option<String>,
-        timeout: Option<i64>,
-    ) -> Result<()> {
-        let handle = self.find(id)?;
-        let engine = self.clone();
-        let restart = tokio::spawn(async move {
-            match stop(handle.clone(), signal, timeout).await {
-                Err(error) if error.kind() == hoy_types::ErrorKind::NotModified => {}
-                other => other?,
-            }
-            handle.ask(Command::Start).await?;
-            engine.inner.container_event(&handle.record(), "restart", &[]);
-            Ok(())
-        });
-        restart.await.map_err(lost)?
-    }
-
-    pub async fn kill(&self, id: &str, signal: &str) -> Result<()> {
-        let handle = self.find(id)?;
-        let signal = if signal.is_empty() { "KILL" } else { signal };
-        let signal: Signal = signal
-            .parse()
-            .map_err(|error: hoy_types::SignalError| Error::invalid(error.to_string()))?;
-        let number = signal.number();
-        handle.ask(|done| Command::Signal { signal: number, all: false, done }).await?;
-        let record = handle.record();
-        self.inner.container_event(&record, "kill", &[("signal", number.to_string())]);
-        if record.state.phase == Phase::Paused && (signal == Signal::KILL || signal == Signal::TERM)
-        {
-            // A frozen process takes its signal when it thaws.
-            let _ = handle.ask(|done| Command::Pause(false, done)).await;
-        }
-        if signal == Signal::KILL {
-            handle.ended(Some(KILL_GRACE)).await;
-        }
-        Ok(())
     }
 
     pub async fn pause(&self, id: &str, pause: bool) -> Result<()> {
@@ -257,7 +161,7 @@ impl Engine {
             // Docker names it as it is stored: with the slash.
             let admitted = phase.admits(Wish::Remove { force }, &format!("/{}", record.name));
             admitted.map_err(|(kind, message)| Error::new(kind, message))?;
-            if force && phase.is_alive() {
+            if force && phase.is_up() {
                 kill_for_good(&handle).await?;
             }
             match handle.ask(|done| Command::Remove { force, volumes, done }).await {
@@ -278,17 +182,6 @@ impl Engine {
         }
     }
 
-    pub fn wait_begin(&self, id: &str, condition: &str) -> Result<WaitHandle> {
-        let handle = self.find(id)?;
-        let condition = match condition {
-            "" | "not-running" => Condition::NotRunning,
-            "next-exit" => Condition::NextExit { after: handle.view.borrow().exits },
-            "removed" => Condition::Removed,
-            other => return Err(Error::invalid(format!("invalid condition: \"{other}\""))),
-        };
-        Ok(WaitHandle { view: handle.view, condition })
-    }
-
     pub fn inspect(&self, id: &str, size: bool) -> Result<wire::ContainerInspect> {
         let handle = self.find(id)?;
         let mut out = show::inspect(&self.inner, &handle.record());
@@ -304,60 +197,6 @@ impl Engine {
     }
 }
 
-async fn kill_for_good(handle: &Handle) -> Result<()> {
-    let signal = handle.ask(|done| Command::Signal { signal: 9, all: true, done });
-    if tokio::time::timeout(SHIM_GRACE, signal).await.is_err() {
-        // It is stopped, or stuck itself. What it supervises ends with it.
-        let _ = handle.ask(Command::EndSupervisor).await;
-    }
-    if handle.record().state.phase == Phase::Paused {
-        let _ = handle.ask(|done| Command::Pause(false, done)).await;
-    }
-    if handle.ended(Some(KILL_GRACE)).await {
-        return Ok(());
-    }
-    let pid = handle.record().state.pid;
-    let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    let place = match place.as_str() {
-        "" | "0" => String::new(),
-        place => format!(" in {place}"),
-    };
-    Err(Error::system(format!(
-        "container {} does not end although it was killed: process {pid} waits in the \
-         kernel{place}, perhaps for a file system that does not answer; it is removed by another \
-         `rm -f` once that ends",
-        handle.id,
-    )))
-}
-
-async fn stop(handle: Handle, signal: Option<String>, timeout: Option<i64>) -> Result<()> {
-    let record = handle.record();
-    record
-        .state
-        .phase
-        .admits(Wish::Stop, handle.id.as_str())
-        .map_err(|(kind, message)| Error::new(kind, message))?;
-    let configured = Some(record.config.stop_signal.clone()).filter(|signal| !signal.is_empty());
-    let signal = signal.filter(|signal| !signal.is_empty()).or(configured);
-    let signal: Signal = signal
-        .as_deref()
-        .unwrap_or("TERM")
-        .parse()
-        .map_err(|error: hoy_types::SignalError| Error::invalid(error.to_string()))?;
-    let timeout = timeout.or(record.config.stop_timeout).unwrap_or(STOP_TIMEOUT);
-    let number = signal.number();
-    // One that has just ended is what is wanted.
-    let _ = handle.ask(|done| Command::Signal { signal: number, all: false, done }).await;
-    if record.state.phase == Phase::Paused {
-        let _ = handle.ask(|done| Command::Pause(false, done)).await;
-    }
-    let deadline = u64::try_from(timeout).ok().map(Duration::from_secs);
-    if !handle.ended(deadline).await {
-        kill_for_good(&handle).await?;
-    }
-    Ok(())
-}
-
 impl Inner {
     /// Everything about a new container but its place in the database. Blocks.
     fn prepare_record(
@@ -369,7 +208,7 @@ impl Inner {
         if let Some(name) = &name {
             validate_name(name).map_err(|error| Error::invalid(error.to_string()))?;
         }
-        refuse::unbuilt(&config, &host)?;
+        refuse::unbuilt(&host)?;
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
@@ -384,6 +223,8 @@ impl Inner {
             .map_err(failed("read the image's configuration"))?;
         spec::check(&config, &host)?;
         crate::room::limit(&host)?;
+        restart::check(&host)?;
+        health::check(&config)?;
         let exposed = !config.exposed_ports.is_empty();
         spec::merge_config(&mut config, &image_config);
         spec::check(&config, &host)?;
@@ -470,6 +311,8 @@ impl Inner {
             network: NetworkRecord { mode, attachments, endpoints: Vec::new() },
             state: State::default(),
             labels,
+            restart: restart::RestartRecord::default(),
+            health: None,
         };
         let made = self.make_directories(&record);
         let made = made.and_then(|()| self.claim_volumes(record.key(), &record.layers, wanted));

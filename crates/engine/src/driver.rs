@@ -3,6 +3,9 @@
 //! Requests come as commands, the shim's words as messages; each is admitted by `life`, carried
 //! out, written down and published. Nothing here waits for the container itself.
 
+mod again;
+mod health;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -55,11 +58,16 @@ type Done<T> = oneshot::Sender<Result<T>>;
 /// What the rest of the house asks of a container.
 pub(crate) enum Command {
     Start(Done<()>),
+    /// Started if its policy has it come back with the daemon.
+    Begin(Done<()>),
+    /// A signal that somebody sends: its policy heeds that.
     Signal {
         signal: i32,
         all: bool,
         done: Done<()>,
     },
+    /// Its next end is the first half of a restart: it stays although it was to be removed.
+    KeepAtEnd(Done<()>),
     Pause(bool, Done<()>),
     Resize {
         exec: Option<String>,
@@ -125,11 +133,23 @@ pub(crate) struct Driver {
     shim: Option<AsyncFd<OwnedFd>>,
     waiting: Vec<(AttachRequest, OwnedFd)>,
     exits: u64,
+    /// The code of its last end, which a next run does not change.
+    last_code: i32,
     starts: u64,
+    /// When its policy starts it again.
+    again_at: Option<tokio::time::Instant>,
+    /// What was before this daemon is taken up: nothing is started yet.
+    settling: bool,
+    /// It is stopped to be started again by somebody.
+    keep_at_end: bool,
+    /// Signals whose answers are awaited.
+    signals: Vec<again::Sent>,
     /// The supervisor keeps sockets.
     keeps: bool,
     /// As in the handle.
     tree: Arc<tokio::sync::RwLock<()>>,
+    /// It knows of health checks.
+    probes: bool,
 }
 
 /// What a running container was found as when the daemon started.
@@ -150,9 +170,11 @@ impl Driver {
         let (view, receiver) = watch::channel(View {
             record: Arc::new(record.clone()),
             exits: 0,
+            last_code: record.state.exit_code,
             starts: 0,
             removed: false,
         });
+        let last_code = record.state.exit_code;
         let (sender, commands) = mpsc::channel(QUEUE);
         let handle = crate::registry::Handle {
             id: record.id.clone(),
@@ -171,9 +193,15 @@ impl Driver {
             shim: None,
             waiting: Vec::new(),
             exits: 0,
+            last_code,
             starts: 0,
+            again_at: None,
+            settling: settled.is_some(),
+            keep_at_end: false,
+            signals: Vec::new(),
             keeps: false,
             tree,
+            probes: false,
         };
         tokio::spawn(driver.run(found, settled));
         handle
@@ -185,10 +213,18 @@ impl Driver {
             Found::Nothing if settled.is_some() => self.settle().await,
             Found::Nothing => {}
         }
+        self.settling = false;
         if let Some(settled) = settled {
             let _ = settled.send(());
         }
         loop {
+            let again_at = self.again_at;
+            let again = async {
+                match again_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let gone = async {
                 match &self.shim {
                     Some(shim) => shim.readable().await.map(drop),
@@ -205,6 +241,7 @@ impl Driver {
                 biased;
                 incoming = incoming => self.hear(incoming).await,
                 _ = gone => self.shim_gone().await,
+                () = again => self.start_again().await,
                 command = self.commands.recv() => match command {
                     Some(command) => {
                         if self.obey(command).await {
@@ -230,6 +267,7 @@ impl Driver {
         self.view.send_replace(View {
             record,
             exits: self.exits,
+            last_code: self.last_code,
             starts: self.starts,
             removed: false,
         });
@@ -268,10 +306,14 @@ impl Driver {
                 let result = self.start().await;
                 let _ = done.send(result);
             }
-            Command::Signal { signal, all, done } => {
-                let admitted = self.admit(Wish::Signal);
-                let request = Request::Kill { signal, all };
-                self.forward(admitted, request, Vec::new(), done).await;
+            Command::Begin(done) => {
+                let result = self.begin().await;
+                let _ = done.send(result);
+            }
+            Command::Signal { signal, all, done } => self.signal(signal, all, done).await,
+            Command::KeepAtEnd(done) => {
+                self.keep_at_end = true;
+                let _ = done.send(Ok(()));
             }
             Command::Pause(pause, done) => {
                 let result = self.pause(pause).await;
@@ -391,14 +433,19 @@ impl Driver {
 
     async fn hear(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Answered => {}
+            Incoming::Answered => self.signals_answered(),
             Incoming::Event(event) => self.on_event(event).await,
             // The pidfd says when it is really gone.
-            Incoming::Closed => self.link = None,
+            Incoming::Closed => {
+                self.link = None;
+                self.signals_answered();
+            }
         }
     }
 
     async fn on_event(&mut self, event: Event) {
+        // What follows from a signal is told after it.
+        self.signals_answered();
         match event {
             Event::Exited(exit) => self.exited(&exit).await,
             Event::ExecExited { id, code } => {
@@ -415,6 +462,7 @@ impl Driver {
                     self.event("oom", &[]);
                 }
             }
+            Event::ProbeBegins { .. } | Event::Probed { .. } => self.on_probe(event),
             Event::LogDropped { records } => {
                 tracing::warn!(container = self.record.id.short(), records, "log records lost");
             }
@@ -425,8 +473,10 @@ impl Driver {
         if !matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
             return;
         }
+        let ran = Duration::from_nanos((exit.finished_at - exit.started_at).max(0).unsigned_abs());
+        let phase = self.phase_after_end(exit.code, ran);
         self.record.state = State {
-            phase: Phase::Exited,
+            phase,
             pid: 0,
             exit_code: exit.code,
             error: self.record.state.error.clone(),
@@ -436,6 +486,8 @@ impl Driver {
         };
         let networks = self.release_network().await;
         self.exits += 1;
+        self.last_code = exit.code;
+        self.health_ended();
         self.inner.execs_of_ended(&self.record.id);
         self.publish();
         self.save_later();
@@ -499,7 +551,8 @@ impl Driver {
         if matches!(self.record.state.phase, Phase::Running | Phase::Paused | Phase::Starting) {
             self.lost().await;
         }
-        if self.record.host.auto_remove && self.record.state.phase == Phase::Exited {
+        let ended = self.record.state.phase == Phase::Exited && !self.keep_at_end;
+        if self.record.host.auto_remove && ended {
             self.inner.remove_later(&self.record.id);
         }
         self.publish();
@@ -542,6 +595,10 @@ impl Driver {
             self.record.state.phase = Phase::Running;
             self.exited(&exit).await;
         } else {
+            if self.record.state.phase == Phase::Restarting {
+                // Its policy is asked again once everything is taken up.
+                self.record.state.phase = Phase::Exited;
+            }
             if !self.release_network().await.is_empty() {
                 self.save_later();
             }
@@ -582,16 +639,23 @@ impl Driver {
             Ok(Some(cgroup)) => {
                 let killed = cgroup.kill(Duration::from_secs(10)).is_ok();
                 cgroup.remove();
-                killed
+                (killed, true)
             }
-            _ => true,
+            _ => (true, false),
         });
-        if !killed.await.unwrap_or(false) {
+        let (killed, found) = killed.await.unwrap_or((false, true));
+        if !killed {
             tracing::error!(container = self.id(), "processes without a supervisor do not end");
         }
-        self.record.state.error = "supervisor lost".to_owned();
+        // The machine was started anew where not even its cgroup is there: Docker's code for that.
+        let code = if self.settling && !found {
+            255
+        } else {
+            self.record.state.error = "supervisor lost".to_owned();
+            137
+        };
         let exit = ExitRecord {
-            code: 137,
+            code,
             oom_killed: false,
             pid: self.record.state.pid,
             started_at: self.record.state.started_at.nanos(),
@@ -615,6 +679,7 @@ impl Driver {
                 if let Err(error) = self.take_up_names().await {
                     tracing::error!(container = self.record.id.short(), %error, "take up names");
                 }
+                self.take_up_health().await;
                 self.publish();
                 self.save_later();
             }
@@ -696,6 +761,7 @@ impl Driver {
             return Err(Error::system("the supervisor does not say who it is"));
         };
         self.keeps = version >= hoy_shim::message::KEEPS_SINCE;
+        self.probes = version >= hoy_shim::message::PROBES_SINCE;
         let pid = rustix::process::Pid::from_raw(pid);
         let pid = pid.ok_or_else(|| Error::system("the supervisor has no process id"))?;
         let flags = rustix::process::PidfdFlags::empty();
@@ -708,6 +774,19 @@ impl Driver {
     async fn start(&mut self) -> Result<()> {
         self.admit(Wish::Start)?;
         self.wait_for_shim().await?;
+        self.keep_at_end = false;
+        let memory = self.record.restart;
+        self.record.restart.begun();
+        let started = self.start_now().await;
+        if started.is_err() {
+            self.record.restart = memory;
+            self.publish();
+            self.save_later();
+        }
+        started
+    }
+
+    async fn start_now(&mut self) -> Result<()> {
         let _tree = self.files_for_itself().await?;
         let before = self.record.state.clone();
         self.record.state.phase = Phase::Starting;
@@ -722,12 +801,14 @@ impl Driver {
                 }
                 self.detach_volumes().await;
                 self.waiting.clear();
-                self.record.state = State {
-                    exit_code: code,
-                    error: error.to_string(),
-                    phase: before.phase,
-                    ..before
+                let phase = match before.phase {
+                    Phase::Restarting => Phase::Exited,
+                    other => other,
                 };
+                self.record.state =
+                    State { exit_code: code, error: error.to_string(), phase, ..before };
+                self.last_code = code;
+                self.exits += u64::from(before.phase == Phase::Restarting);
                 self.starts += 1;
                 self.publish();
                 self.save_later();
@@ -823,7 +904,9 @@ impl Driver {
             state_dir: directory,
             open_stdin: self.record.config.open_stdin,
             stdin_once: self.record.config.stdin_once,
+            health: inner.health_plan(&self.record).map_err(other)?,
         };
+        let probed = request.health.is_some();
         let answer = self.call(Request::Start(Box::new(request)), &descriptors).await;
         let reply = match answer {
             Ok(answer) => self.answer(answer, START).await,
@@ -837,9 +920,12 @@ impl Driver {
                     phase: Phase::Running,
                     pid,
                     started_at: Timestamp::from_nanos(started_at),
+                    // As Docker does, the end of the run before is told during this one.
+                    finished_at: self.record.state.finished_at,
                     ..State::default()
                 };
                 self.starts += 1;
+                self.health_begun(probed);
                 self.publish();
                 self.save_later();
                 let network = &self.record.network;
@@ -875,6 +961,9 @@ impl Driver {
         done(reply)?;
         if self.record.state.phase.is_alive() {
             self.record.state.phase = if pause { Phase::Paused } else { Phase::Running };
+        }
+        if pause {
+            self.health_ended();
         }
         self.publish();
         self.save_later();

@@ -122,6 +122,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || Barriers::start(&looked)).await.map_err(lost)?;
         let engine = Self { inner };
         engine.adopt(records).await?;
+        engine.begin();
         tokio::spawn(engine.clone().remove_ended(queue));
         tokio::spawn(engine.clone().write_events());
         engine.watch_the_disk();

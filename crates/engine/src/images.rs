@@ -280,7 +280,7 @@ impl Engine {
                 let of = all.map(|handle| handle.record()).filter(|record| record.image == id);
                 of.map(|record| User {
                     container: record.id.short().to_owned(),
-                    running: record.state.phase.is_alive(),
+                    running: record.state.phase.is_up(),
                 })
                 .collect()
             };

@@ -3,9 +3,11 @@
 //! ```text
 //!            start            started            exited
 //! Created ----------> Starting -------> Running --------> Exited
-//!    |                   |  failed       |   ^  pause        |
-//!    |                   +-----> Created |   +---- Paused    | start
-//!    |                          / Exited +--------------^    +-------> Starting
+//!    |                   |  failed       | |  ^  pause       |
+//!    |                   +-----> Created | |  +---- Paused   | start
+//!    |                          / Exited | +-----------^     +-------> Starting
+//!    |                                   |  exited, and its policy has it come back
+//!    |                                   +-------> Restarting --> Starting, or stop: Exited
 //!    +---------------- remove: Removing, then gone ----------+
 //! ```
 //!
@@ -23,6 +25,8 @@ pub enum Phase {
     Starting,
     Running,
     Paused,
+    /// It has ended, and will be started again when its time has come.
+    Restarting,
     Exited,
     Removing,
 }
@@ -57,22 +61,32 @@ impl Phase {
             Self::Created | Self::Starting => "created",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Exited => "exited",
             Self::Removing => "removing",
         }
     }
 
+    /// It has processes.
     pub const fn is_alive(self) -> bool {
         matches!(self, Self::Running | Self::Paused)
+    }
+
+    /// What Docker calls running: also between two runs.
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }
 
     /// Whether a wish is granted in this phase. `id` is what the messages name.
     pub fn admits(self, wish: Wish, id: &str) -> Result<(), Refusal> {
         let conflict = |text: String| Err((ErrorKind::Conflict, text));
         let not_running = || conflict(format!("container {id} is not running"));
+        let restarting = || {
+            conflict(format!("Container {id} is restarting, wait until the container is running"))
+        };
         match (wish, self) {
             (Wish::Start, Self::Created | Self::Exited) => Ok(()),
-            (Wish::Start, Self::Running | Self::Starting) => {
+            (Wish::Start, Self::Running | Self::Starting | Self::Restarting) => {
                 Err((ErrorKind::NotModified, format!("container {id} is already running")))
             }
             (Wish::Start, Self::Paused) => {
@@ -82,18 +96,22 @@ impl Phase {
                 conflict("container is marked for removal and cannot be started".into())
             }
 
-            (Wish::Signal, Self::Running | Self::Paused) => Ok(()),
+            // Between two runs it only means that there is no next one.
+            (Wish::Signal, Self::Running | Self::Paused | Self::Restarting) => Ok(()),
             (Wish::Signal, _) => {
                 conflict(format!("cannot kill container: {id}: container {id} is not running"))
             }
 
-            (Wish::Stop, Self::Running | Self::Paused | Self::Starting) => Ok(()),
+            (Wish::Stop, Self::Running | Self::Paused | Self::Restarting | Self::Starting) => {
+                Ok(())
+            }
             (Wish::Stop, _) => {
                 Err((ErrorKind::NotModified, format!("container {id} is already stopped")))
             }
 
             (Wish::Pause, Self::Running) => Ok(()),
             (Wish::Pause, Self::Paused) => conflict(format!("container {id} is already paused")),
+            (Wish::Pause, Self::Restarting) => restarting(),
             (Wish::Pause, _) => not_running(),
             (Wish::Resume, Self::Paused) => Ok(()),
             (Wish::Resume, _) => conflict(format!("container {id} is not paused")),
@@ -102,18 +120,23 @@ impl Phase {
             (Wish::Exec, Self::Paused) => {
                 conflict(format!("container {id} is paused, unpause the container before exec"))
             }
+            (Wish::Exec, Self::Restarting) => restarting(),
             (Wish::Exec | Wish::Resize, _) if !self.is_alive() => not_running(),
             (Wish::Exec | Wish::Resize, _) => Ok(()),
 
             (Wish::Attach, Self::Paused) => {
                 conflict(format!("container {id} is paused, unpause the container before attach"))
             }
+            (Wish::Attach, Self::Restarting) => conflict(format!(
+                "container {id} is restarting, wait until the container is running"
+            )),
             (Wish::Attach, Self::Removing) => {
                 conflict(format!("container {id} is marked for removal"))
             }
             (Wish::Attach, _) => Ok(()),
 
             (Wish::Top, Self::Running | Self::Paused) => Ok(()),
+            (Wish::Top, Self::Restarting) => restarting(),
             (Wish::Top, _) => not_running(),
 
             (Wish::Rename, Self::Removing) => {
@@ -128,6 +151,10 @@ impl Phase {
                 "cannot remove container \"{id}\": container is running: stop the container before \
                  removing or force remove"
             )),
+            (Wish::Remove { force: false }, Self::Restarting) => conflict(format!(
+                "cannot remove container \"{id}\": container is restarting: stop the container \
+                 before removing or force remove"
+            )),
             (Wish::Remove { force: false }, Self::Paused) => conflict(format!(
                 "cannot remove container \"{id}\": container is paused and must be unpaused first"
             )),
@@ -140,11 +167,12 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const PHASES: [Phase; 6] = [
+    const PHASES: [Phase; 7] = [
         Phase::Created,
         Phase::Starting,
         Phase::Running,
         Phase::Paused,
+        Phase::Restarting,
         Phase::Exited,
         Phase::Removing,
     ];
@@ -154,7 +182,7 @@ mod tests {
         for phase in PHASES {
             let granted = |wish| phase.admits(wish, "c").is_ok();
             assert_eq!(granted(Wish::Start), matches!(phase, Phase::Created | Phase::Exited));
-            assert_eq!(granted(Wish::Signal), phase.is_alive());
+            assert_eq!(granted(Wish::Signal), phase.is_up());
             assert_eq!(granted(Wish::Exec), phase == Phase::Running);
             assert_eq!(granted(Wish::Resume), phase == Phase::Paused);
             assert_eq!(granted(Wish::Remove { force: true }), phase != Phase::Removing);

@@ -44,7 +44,7 @@ impl Engine {
         let mut out = Vec::new();
         for handle in self.inner.registry.all() {
             let record = handle.record();
-            if (all || record.state.phase.is_alive()) && filter.admits(&record, &self.inner) {
+            if (all || record.state.phase.is_up()) && filter.admits(&record, &self.inner) {
                 let mut shown = show::summary(&self.inner, &record);
                 if options.size {
                     (shown.size_rw, shown.size_root_fs) =
@@ -132,7 +132,7 @@ impl Filter {
                     matches(value, &record.name) || matches(value, &format!("/{}", record.name))
                 }),
                 "status" => any(&|value| record.state.phase.status() == value),
-                "health" => any(&|value| show::health(record) == value),
+                "health" => any(&|value| crate::health::of(record) == value),
                 "exited" => any(&|value| {
                     record.state.phase == Phase::Exited
                         && value.parse() == Ok(record.state.exit_code)

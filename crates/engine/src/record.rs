@@ -6,7 +6,9 @@ use hoy_wire::{ContainerConfig, HostConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::attachments::Attachment;
+use crate::health::HealthRecord;
 use crate::life::Phase;
+use crate::restart::RestartRecord;
 
 /// Everything about a container that outlives the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct Record {
     pub state: State,
     #[serde(default)]
     pub labels: LabelRecord,
+    #[serde(default)]
+    pub restart: RestartRecord,
+    #[serde(default)]
+    pub health: Option<HealthRecord>,
 }
 
 /// What the host's security modules call it; empty for nothing.

@@ -2,21 +2,14 @@
 //!
 //! Pure. A field leaves this file in the commit that makes it act on the kernel.
 
-use hoy_wire::{ContainerConfig, HostConfig};
+use hoy_wire::HostConfig;
 
 use crate::error::{Error, Result};
 
 /// Refuses a request that asks for anything that hoy does not have.
-pub(crate) fn unbuilt(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+pub(crate) fn unbuilt(host: &HostConfig) -> Result<()> {
     let checks: &[(bool, &str)] = &[
-        (
-            config.healthcheck.as_ref().is_some_and(|check| {
-                !check.test.is_empty() && check.test.first().is_some_and(|word| word != "NONE")
-            }),
-            "a health check (--health-cmd)",
-        ),
         (!host.cgroup.is_empty(), "the cgroup specification"),
-        (!matches!(host.restart_policy.name.as_str(), "" | "no"), "a restart policy (--restart)"),
         (
             !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
             "this log driver: hoy has json-file and none; it",
@@ -53,15 +46,11 @@ mod tests {
 
     #[test]
     fn the_default_request_passes_and_others_are_named() {
-        let config = ContainerConfig::default();
-        unbuilt(&config, &HostConfig::default()).unwrap();
+        unbuilt(&HostConfig::default()).unwrap();
         let host = HostConfig { cgroup: "x".into(), ..HostConfig::default() };
-        let error = unbuilt(&config, &host).unwrap_err();
+        let error = unbuilt(&host).unwrap_err();
         assert_eq!(error.to_string(), "the cgroup specification is not available yet");
         let host = HostConfig { security_opt: Some(vec!["bogus".into()]), ..HostConfig::default() };
-        assert_eq!(
-            unbuilt(&config, &host).unwrap_err().kind(),
-            hoy_types::ErrorKind::InvalidParameter
-        );
+        assert_eq!(unbuilt(&host).unwrap_err().kind(), hoy_types::ErrorKind::InvalidParameter);
     }
 }

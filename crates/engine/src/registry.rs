@@ -17,6 +17,8 @@ pub struct View {
     pub record: Arc<Record>,
     /// How often it has ended since this daemon knows it.
     pub exits: u64,
+    /// The code of its last end.
+    pub last_code: i32,
     /// How often a start was tried and is over.
     pub starts: u64,
     pub removed: bool,

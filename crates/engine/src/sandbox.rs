@@ -84,6 +84,12 @@ impl Inner {
 
     fn join(&self, other: &ContainerId, remapped: bool) -> Result<Sandbox> {
         let other = self.registry.find(other.as_str())?.record();
+        if other.state.phase == crate::life::Phase::Restarting {
+            return Err(Error::conflict(format!(
+                "Container {} is restarting, wait until the container is running",
+                other.id
+            )));
+        }
         if !other.state.phase.is_alive() {
             return Err(Error::conflict(format!(
                 "cannot join network namespace of a non running container: container {} is {}",

@@ -7,6 +7,7 @@ use hoy_wire as wire;
 
 use crate::attachments::{self, Attachment};
 use crate::engine::{Inner, now};
+use crate::health;
 use crate::life::Phase;
 use crate::record::{MountKind, NetworkMode, Record};
 
@@ -37,14 +38,16 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
         args: Some(record.command.get(1..).unwrap_or_default().to_vec()),
         state: Some(wire::ContainerState {
             status: state.phase.status().to_owned(),
-            running: state.phase.is_alive(),
+            running: state.phase.is_up(),
             paused: state.phase == Phase::Paused,
+            restarting: state.phase == Phase::Restarting,
             oom_killed: state.oom_killed,
             pid: if state.phase.is_alive() { state.pid.into() } else { 0 },
             exit_code: state.exit_code.into(),
             error: state.error.clone(),
             started_at: state.started_at.to_string(),
             finished_at: state.finished_at.to_string(),
+            health: health::shown(record),
             ..wire::ContainerState::default()
         }),
         image: record.image.to_string(),
@@ -60,6 +63,7 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
             inner.log_path(&record.id).display().to_string()
         },
         name: format!("/{}", record.name),
+        restart_count: record.restart.count.into(),
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
         exec_ids: (!execs.is_empty()).then_some(execs),
@@ -182,11 +186,6 @@ fn network(inner: &Inner, record: &Record) -> wire::NetworkSettings {
     }
 }
 
-/// What its probes say.
-pub(crate) fn health(_record: &Record) -> &'static str {
-    "none"
-}
-
 /// What is published and what is exposed, as lists show it.
 pub(crate) fn port_list(record: &Record) -> Vec<wire::PortSummary> {
     let mut ports = Vec::new();
@@ -264,8 +263,14 @@ fn status(record: &Record, now: Timestamp) -> String {
     match state.phase {
         Phase::Created | Phase::Starting => "Created".to_owned(),
         Phase::Removing => "Removal In Progress".to_owned(),
-        Phase::Running => format!("Up {}", since(state.started_at, now)),
+        Phase::Running => {
+            let up = format!("Up {}", since(state.started_at, now));
+            health::in_a_list(record).map_or_else(|| up.clone(), |text| format!("{up} ({text})"))
+        }
         Phase::Paused => format!("Up {} (Paused)", since(state.started_at, now)),
+        Phase::Restarting => {
+            format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at, now))
+        }
         Phase::Exited => {
             format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at, now))
         }

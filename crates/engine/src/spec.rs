@@ -50,6 +50,7 @@ pub(crate) fn merge_config(config: &mut ContainerConfig, image: &ImageConfig) {
     if config.shell.is_empty() {
         config.shell.clone_from(&image.shell);
     }
+    crate::health::merge(&mut config.healthcheck, image.healthcheck.as_ref());
 }
 
 /// The image's variables, overridden by key; `KEY` without `=` takes one away.

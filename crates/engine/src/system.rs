@@ -87,6 +87,7 @@ impl Engine {
             containers_stopped: count(&[
                 Phase::Created,
                 Phase::Starting,
+                Phase::Restarting,
                 Phase::Exited,
                 Phase::Removing,
             ]),

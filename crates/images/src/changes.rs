@@ -83,7 +83,8 @@ fn one(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             }
         }
         "HEALTHCHECK" => {
-            return Err(ImageError::Unavailable("HEALTHCHECK in --change".into()));
+            let check = health(rest).map_err(|why| invalid(&why))?;
+            config.insert("Healthcheck".into(), check);
         }
         _ => {
             let text = format!("{word} is not a valid change command");
@@ -91,6 +92,48 @@ fn one(config: &mut Map<String, Value>, line: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `NONE`, or options and a command.
+fn health(text: &str) -> std::result::Result<Value, String> {
+    let mut check = Map::new();
+    let mut rest = text;
+    loop {
+        let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        rest = after.trim_start();
+        if let Some(option) = word.strip_prefix("--") {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let key = match name {
+                "interval" => "Interval",
+                "timeout" => "Timeout",
+                "start-period" => "StartPeriod",
+                "start-interval" => "StartInterval",
+                "retries" => "Retries",
+                _ => return Err(format!("unknown flag: {name}")),
+            };
+            let number = match key {
+                "Retries" => value.parse::<i64>().map_err(|error| error.to_string())?,
+                _ => hoy_types::parse_duration(value)?,
+            };
+            if number < 0 {
+                return Err(format!("--{name} cannot be negative"));
+            }
+            check.insert(key.into(), json!(number));
+            continue;
+        }
+        let words = match word.to_ascii_uppercase().as_str() {
+            "NONE" if rest.is_empty() => vec!["NONE".to_owned()],
+            "NONE" => return Err("HEALTHCHECK NONE takes no arguments".into()),
+            "CMD" if rest.is_empty() => return Err("missing command after HEALTHCHECK CMD".into()),
+            "CMD" => match serde_json::from_str::<Vec<String>>(rest) {
+                Ok(list) => std::iter::once("CMD".to_owned()).chain(list).collect(),
+                Err(_) => vec!["CMD-SHELL".to_owned(), rest.to_owned()],
+            },
+            other => return Err(format!("unknown type {other:?} in HEALTHCHECK (try CMD)")),
+        };
+        check.insert("Test".into(), json!(words));
+        return Ok(Value::Object(check));
+    }
 }
 
 /// `["a", "b"]`, or a line for the shell.
@@ -175,6 +218,7 @@ mod tests {
             "WORKDIR y",
             "USER web",
             "VOLUME /data",
+            "HEALTHCHECK --interval=5s --retries=2 CMD test -e /x",
         ];
         apply(&mut config, &changes.map(str::to_owned)).unwrap();
         assert_eq!(config["Cmd"], json!(["sh"]));
@@ -182,6 +226,20 @@ mod tests {
         assert_eq!(config["Env"], json!(["B=two words", "A=3"]));
         assert_eq!(config["ExposedPorts"], json!({"80/tcp": {}, "53/udp": {}}));
         assert_eq!(config["WorkingDir"], json!("/x/y"));
+        let check = json!({
+            "Interval": 5_000_000_000_i64, "Retries": 2, "Test": ["CMD-SHELL", "test -e /x"]
+        });
+        assert_eq!(config["Healthcheck"], check);
+        for (line, test) in [
+            ("HEALTHCHECK NONE", json!(["NONE"])),
+            ("healthcheck cmd [\"a\", \"b\"]", json!(["CMD", "a", "b"])),
+        ] {
+            apply(&mut config, &[line.to_owned()]).unwrap();
+            assert_eq!(config["Healthcheck"], json!({ "Test": test }));
+        }
+        for bad in ["HEALTHCHECK RUN x", "HEALTHCHECK CMD", "HEALTHCHECK --often=1s CMD x"] {
+            assert!(apply(&mut Map::new(), &[bad.to_owned()]).is_err(), "{bad}");
+        }
         for bad in ["RUN x", "ENV", "EXPOSE x", "STOPSIGNAL nope", "ENV A=\"x"] {
             assert!(apply(&mut Map::new(), &[bad.to_owned()]).is_err(), "{bad}");
         }

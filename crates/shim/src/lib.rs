@@ -6,9 +6,11 @@
 mod attached;
 pub mod client;
 mod codec;
+mod descent;
 mod end;
 mod execs;
 pub mod external;
+mod health;
 mod held;
 mod kept;
 mod log;

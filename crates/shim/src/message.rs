@@ -5,6 +5,7 @@
 //! only appended, and the first four requests are frozen for ever.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hoy_runtime::{ContainerPlan, ExecPlan, FailureReason};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 7;
 /// The first version that knows `Keep` and `Kept`; an older shim hangs up on what it cannot read.
 pub const KEEPS_SINCE: u32 = 5;
+/// The first version that knows `Health`.
+pub const PROBES_SINCE: u32 = 7;
 
 /// A request with the number that its answer repeats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +70,8 @@ pub enum Request {
     Kept {
         name: String,
     },
+    /// Answered by `Reply::Health`.
+    Health,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +84,20 @@ pub struct StartRequest {
     pub open_stdin: bool,
     /// Close stdin when the first attached client that has it leaves.
     pub stdin_once: bool,
+    pub health: Option<HealthPlan>,
+}
+
+/// How it is found out whether a container is well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthPlan {
+    pub exec: ExecPlan,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// After the start, failures do not count for so long.
+    pub start_period: Duration,
+    /// The interval in that time.
+    pub start_interval: Duration,
+    pub retries: u32,
 }
 
 /// Where output goes besides to attached clients.
@@ -141,6 +160,35 @@ pub enum Reply {
     Failed(Failure),
     /// Descriptors: others of the same files, none if nothing is kept under that name.
     Kept,
+    /// `None` for a container that is not probed, or does not run.
+    Health(Option<HealthState>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthStatus {
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+/// All that is known of a container's health.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthState {
+    pub status: HealthStatus,
+    /// Failures one after the other.
+    pub streak: u32,
+    /// The last ones, oldest first.
+    pub log: Vec<ProbeResult>,
+}
+
+/// What came of one probe. Times are nanoseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    pub started_at: i64,
+    pub ended_at: i64,
+    /// -1 for one that could not be started or took too long.
+    pub code: i32,
+    pub output: String,
 }
 
 /// What a request failed at.
@@ -202,5 +250,17 @@ pub enum Event {
     /// The kernel has ended processes of the container for want of memory; how many by now.
     OutOfMemory {
         kills: u64,
+    },
+    /// A probe of the container's health is started.
+    ProbeBegins {
+        id: String,
+    },
+    /// It is over. `died`: how its process ended, where there was one.
+    Probed {
+        id: String,
+        died: Option<i32>,
+        status: HealthStatus,
+        streak: u32,
+        result: Box<ProbeResult>,
     },
 }

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::health::Health;
 use crate::held::Held;
 use crate::log::Log;
 use crate::message::{
@@ -57,6 +58,7 @@ impl Shim {
                 _ => failed(FailureReason::State, "too much to keep"),
             },
             Request::Kept { .. } => Reply::Kept,
+            Request::Health => Reply::Health(self.health.as_ref().map(Health::state)),
         }
     }
 
@@ -102,6 +104,9 @@ impl Shim {
         let result = alive.running.freeze(frozen);
         if result.is_ok() {
             alive.paused = frozen;
+            if let Some(health) = &mut self.health {
+                health.pause(frozen);
+            }
         }
         done(result)
     }
@@ -211,6 +216,7 @@ impl Shim {
             oom_since: None,
         };
         self.container = Container::Running(Box::new(alive));
+        self.health = request.health.map(Health::new);
         self.tell_notes(&notes, None);
         Ok(Reply::Started { pid, started_at })
     }

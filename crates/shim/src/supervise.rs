@@ -18,6 +18,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::codec::{self, Received};
 use crate::execs::{Execs, State};
+use crate::health::{Health, ProbeSlot};
 use crate::held::Held;
 use crate::kept::Kept;
 use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim, Request};
@@ -43,6 +44,7 @@ pub(crate) struct Shim {
     /// Clients that came before the start.
     pub waiting: Vec<(OwnedFd, AttachRequest)>,
     pub execs: Execs,
+    pub health: Option<Health>,
     pub kept: Kept,
     /// Tells of children that have ended, where an external runtime leaves some to us.
     pub children: Option<File>,
@@ -90,6 +92,7 @@ enum Owner {
     Children,
     Container(Slot),
     Exec(usize, Slot),
+    Probe(ProbeSlot),
 }
 
 impl Shim {
@@ -102,6 +105,7 @@ impl Shim {
             session: None,
             waiting: Vec::new(),
             execs: Execs::default(),
+            health: None,
             kept: Kept::default(),
             children: None,
             state_dir: PathBuf::new(),
@@ -190,6 +194,13 @@ impl Shim {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
+        if let Some(health) = &self.health {
+            deadlines.extend(health.deadline());
+            for (slot, fd, flags) in health.interests() {
+                owners.push(Owner::Probe(slot));
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
         if self.scratch.capacity() > 0 {
             deadlines.push(IDLE);
         }
@@ -210,6 +221,11 @@ impl Shim {
             Owner::Memory => self.short_of_memory(),
             Owner::Control => self.listen_to_daemon(),
             Owner::Children => self.reap_children(),
+            Owner::Probe(slot) => {
+                if let Some(health) = &mut self.health {
+                    health.handle(slot);
+                }
+            }
             Owner::Container(slot) => {
                 self.scratch.reserve(CHUNK);
                 if let Some(session) = &mut self.session {
@@ -260,6 +276,9 @@ impl Shim {
         while matches!(children.read(&mut [0; 128]), Ok(read) if read > 0) {}
         while let Some(child) = process::ended_child() {
             let pid = child.as_raw_nonzero().get();
+            if self.health.as_mut().is_some_and(|health| health.reap(pid)) {
+                continue;
+            }
             let first = self.session.as_mut().filter(|session| session.pid == pid);
             match first.or_else(|| self.execs.by_pid(pid)) {
                 Some(session) if !session.has_exited() => session.reap(),
@@ -339,6 +358,7 @@ impl Shim {
     fn tidy(&mut self) {
         self.tell_oom_kills();
         self.tidy_execs();
+        self.tidy_health();
         let mut notes = Vec::new();
         if let Some(session) = &mut self.session {
             session.tidy(&mut notes);
@@ -363,6 +383,17 @@ impl Shim {
         let idle = self.session.as_ref().is_none_or(|session| !session.has_clients());
         if idle || self.released {
             self.clean_up();
+        }
+    }
+
+    fn tidy_health(&mut self) {
+        let (Some(health), Container::Running(alive)) = (&mut self.health, &self.container) else {
+            return;
+        };
+        let mut events = Vec::new();
+        health.tick(&alive.running, &mut events);
+        for event in events {
+            self.tell(event);
         }
     }
 
@@ -422,6 +453,8 @@ impl Shim {
         let remains = Some(alive.running);
         self.container = Container::Exited { record: record.clone(), remains };
         self.kept.forget();
+        // What still runs of a probe ends with the container.
+        self.health = None;
         self.tell(Event::Exited(record));
     }
 

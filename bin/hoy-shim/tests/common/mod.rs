@@ -146,6 +146,7 @@ impl Place {
             state_dir,
             open_stdin: false,
             stdin_once: false,
+            health: None,
         }
     }
 }

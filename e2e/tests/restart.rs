@@ -1,0 +1,239 @@
+//! Restart policies: who comes back, when, and what is said of it; over ends of the daemon and of
+//! the machine.
+
+use std::time::Duration;
+
+use hoy_e2e::{daemon, field, pid};
+use hoy_testkit::{Daemon, Run, wait_until};
+
+fn run(daemon: &Daemon, line: &str) -> String {
+    daemon.hoy(&line.split(' ').collect::<Vec<_>>()).run().ok().trim().to_owned()
+}
+
+fn start(daemon: &Daemon, name: &str, flags: &str, line: &str) {
+    let mut args = vec!["run", "-d", "--name", name];
+    args.extend(flags.split_whitespace());
+    args.extend(["busybox", "sh", "-c", line]);
+    daemon.hoy(&args).run().ok();
+}
+
+fn state(daemon: &Daemon, name: &str) -> String {
+    field(daemon, name, "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}")
+}
+
+fn count(daemon: &Daemon, name: &str) -> u32 {
+    field(daemon, name, "{{.RestartCount}}").parse().unwrap()
+}
+
+fn refused(daemon: &Daemon, args: &[&str]) -> String {
+    let output = daemon.docker(args).run();
+    assert_ne!(output.code, Some(0), "{args:?}");
+    output.stderr
+}
+
+/// Now, to the nanosecond: Docker's client rounds its own.
+fn until() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+}
+
+/// What happened to a container, in order; of a signal its number.
+fn happened(daemon: &Daemon, name: &str) -> Vec<String> {
+    let filter = format!("container={name}");
+    let format = "{{.Action}} {{.Actor.Attributes.exitCode}} {{.Actor.Attributes.signal}}";
+    let until = until();
+    let args = ["events", "--since", "1", "--until", &until, "-f", &filter, "--format", format];
+    let output = daemon.docker(&args).run();
+    let lines = output.ok().replace("<no value>", "");
+    lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn kill(pid: u32) {
+    Run::new("kill").args(["-KILL", &pid.to_string()]).run().ok();
+}
+
+#[test]
+fn policies() {
+    let daemon = daemon();
+    start(&daemon, "loop", "--restart always", "exit 1");
+    start(&daemon, "twice", "--restart on-failure:2", "exit 7");
+    start(&daemon, "fine", "--restart on-failure", "exit 0");
+    start(&daemon, "updated", "", "sleep 1000");
+    start(&daemon, "stopped", "--restart always --stop-timeout 0", "sleep 1000");
+    start(&daemon, "signalled", "--restart unless-stopped", "sleep 1000");
+    start(&daemon, "kept", "--rm --stop-timeout 0", "sleep 1000");
+
+    // Only on a failure, and so often.
+    wait_until("no third time", || state(&daemon, "twice") == "exited 7 2");
+    wait_until("it is over", || state(&daemon, "fine") == "exited 0 0");
+    let each = ["start", "die 7"];
+    let mut expected = vec!["create"];
+    expected.extend([each, each, each].concat());
+    assert_eq!(happened(&daemon, "twice"), expected);
+    // Somebody's start counts anew.
+    run(&daemon, "start twice");
+    wait_until("and again", || happened(&daemon, "twice").len() == 13);
+    wait_until("until it is over", || state(&daemon, "twice") == "exited 7 2");
+
+    // Between two runs. By now it waits for longer than what is asked here takes.
+    wait_until("it has come back", || count(&daemon, "loop") >= 5);
+    wait_until("and waits again", || state(&daemon, "loop").starts_with("restarting 1"));
+    let shown = field(
+        &daemon,
+        "loop",
+        "{{.State.Running}} {{.State.Restarting}} {{.State.Pid}} {{.HostConfig.RestartPolicy.Name}}",
+    );
+    assert_eq!(shown, "true true 0 always");
+    let listed = daemon.docker(&["ps", "--format", "{{.Names}} {{.Status}}"]).run();
+    let line = listed.ok().lines().find(|line| line.starts_with("loop")).expect("listed");
+    assert!(line.starts_with("loop Restarting (1) ") && line.ends_with(" ago"), "{line}");
+    assert!(
+        refused(&daemon, &["rm", "loop"]).contains(
+            "container is restarting: stop the container before removing or force remove"
+        )
+    );
+    for command in [&["pause", "loop"][..], &["exec", "loop", "true"]] {
+        let text = refused(&daemon, command);
+        assert!(text.contains("is restarting, wait until the container is running"), "{text}");
+    }
+    assert_eq!(run(&daemon, "start loop"), "loop");
+    // Who waits hears of the end, also of one that is between two runs.
+    let waiting = daemon.hoy(&["wait", "loop"]).spawn();
+    std::thread::sleep(Duration::from_millis(50));
+    run(&daemon, "stop loop");
+    assert_eq!(waiting.wait_with_output().unwrap().stdout, b"1\n");
+    assert!(state(&daemon, "loop").starts_with("exited 1"), "{}", state(&daemon, "loop"));
+    let last = happened(&daemon, "loop");
+    assert_eq!(last.last().map(String::as_str), Some("stop"));
+    assert_eq!(
+        last.iter().filter(|line| *line == "start").count(),
+        last.iter().filter(|line| *line == "die 1").count()
+    );
+    run(&daemon, "start loop");
+    wait_until("it comes back again", || count(&daemon, "loop") >= 2);
+    run(&daemon, "rm -f loop");
+
+    // From now on.
+    run(&daemon, "update --restart always updated");
+    let first = pid(&daemon, "updated");
+    kill(first);
+    wait_until("another runs", || {
+        !matches!(pid(&daemon, "updated"), 0) && pid(&daemon, "updated") != first
+    });
+    assert_eq!(state(&daemon, "updated"), "running 0 1");
+    run(&daemon, "update --restart no updated");
+    kill(pid(&daemon, "updated"));
+    wait_until("not again", || state(&daemon, "updated") == "exited 137 1");
+
+    // Stopped is stopped.
+    run(&daemon, "stop stopped");
+    run(&daemon, "kill signalled");
+    assert_eq!(
+        [state(&daemon, "stopped"), state(&daemon, "signalled")],
+        ["exited 137 0", "exited 137 0"]
+    );
+    assert_eq!(
+        happened(&daemon, "stopped"),
+        ["create", "start", "kill 15", "kill 9", "die 137", "stop"]
+    );
+    assert_eq!(happened(&daemon, "signalled"), ["create", "start", "kill 9", "die 137"]);
+
+    // A restart by hand is no end.
+    let first = pid(&daemon, "kept");
+    run(&daemon, "restart kept");
+    assert_ne!(pid(&daemon, "kept"), first);
+    assert_eq!(
+        happened(&daemon, "kept"),
+        ["create", "start", "kill 15", "kill 9", "die 137", "stop", "start", "restart"]
+    );
+    run(&daemon, "stop kept");
+    wait_until("it is removed", || {
+        daemon.hoy(&["ps", "-aq", "-f", "name=kept"]).run().ok().is_empty()
+    });
+
+    for (flags, text) in [
+        (&["--restart", "sometimes"][..], "unknown policy 'sometimes'"),
+        (&["--restart", "always:3"], "maximum retry count can only be used with 'on-failure'"),
+        (&["--restart", "on-failure:-1"], "maximum retry count cannot be negative"),
+        (&["--restart", "on-failure:x"], "maximum retry count must be an integer"),
+        (&["--rm", "--restart", "always"], "cannot specify both --restart and --rm"),
+    ] {
+        for client in [daemon.docker(&["run"]), daemon.hoy(&["run"])] {
+            let output = client.args(flags).args(["busybox", "true"]).run();
+            assert!(output.fails_with(125).stderr.contains(text), "{flags:?}: {}", output.stderr);
+        }
+    }
+    start(&daemon, "brief", "--rm", "sleep 1000");
+    let text = refused(&daemon, &["update", "--restart", "always", "brief"]);
+    assert!(text.contains("AutoRemove is enabled"), "{text}");
+}
+
+/// Those of a list that run.
+fn running(daemon: &Daemon) -> Vec<String> {
+    let output = daemon.docker(&["ps", "--format", "{{.Names}}", "-f", "status=running"]).run();
+    let mut names: Vec<String> = output.ok().lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_daemon_and_the_machine_end() {
+    let mut daemon = daemon();
+    let sleep = "sleep 1000";
+    start(&daemon, "always", "--restart always -p 8080:80", "httpd -f -h /etc");
+    start(&daemon, "always-stopped", "--restart always --stop-timeout 0", sleep);
+    start(&daemon, "unless", "--restart unless-stopped", sleep);
+    start(&daemon, "unless-stopped", "--restart unless-stopped --stop-timeout 0", sleep);
+    start(&daemon, "failing", "--restart on-failure", sleep);
+    start(&daemon, "failing-stopped", "--restart on-failure --stop-timeout 0", sleep);
+    start(&daemon, "never", "", sleep);
+    start(&daemon, "removed", "--rm", sleep);
+    start(&daemon, "beside", "--restart always --network container:always", sleep);
+    start(&daemon, "linked", "--restart always --link always:web", sleep);
+    run(&daemon, "create --name created --restart always busybox sleep 1000");
+    for name in ["always-stopped", "unless-stopped", "failing-stopped"] {
+        run(&daemon, &format!("stop {name}"));
+    }
+    let kept = ["always", "unless", "never", "beside", "linked"];
+    let before = kept.map(|name| pid(&daemon, name));
+    let failing = pid(&daemon, "failing");
+
+    // One dies while nobody looks.
+    daemon.kill();
+    kill(failing);
+    daemon.launch();
+    let all =
+        ["always", "always-stopped", "beside", "failing", "linked", "never", "removed", "unless"];
+    wait_until("all are back", || running(&daemon) == all);
+    assert_eq!(kept.map(|name| pid(&daemon, name)), before);
+    assert_ne!(pid(&daemon, "failing"), failing);
+    assert_eq!(happened(&daemon, "failing"), ["create", "start", "die 137", "start"]);
+    assert_eq!(happened(&daemon, "always"), ["create", "start"]);
+    run(&daemon, "stop always-stopped");
+
+    daemon.lose_machine();
+    daemon.launch();
+    let all = ["always", "always-stopped", "beside", "failing", "linked", "unless"];
+    wait_until("those with a policy are back", || running(&daemon) == all);
+    assert_eq!(state(&daemon, "never"), "exited 255 0");
+    assert_eq!(field(&daemon, "created", "{{.State.Status}}"), "created");
+    for name in ["unless-stopped", "failing-stopped"] {
+        assert_eq!(state(&daemon, name), "exited 137 0", "{name}");
+    }
+    assert_eq!(happened(&daemon, "unless"), ["create", "start", "die 255", "start"]);
+    wait_until("what was to be removed is", || {
+        daemon.hoy(&["ps", "-aq", "-f", "name=removed"]).run().ok().is_empty()
+    });
+    // In its network, by its name, and from outside.
+    for line in
+        ["exec beside wget -qO- http://127.0.0.1/passwd", "exec linked wget -qO- http://web/passwd"]
+    {
+        wait_until("it serves", || {
+            daemon.hoy(&line.split(' ').collect::<Vec<_>>()).run().stdout.contains("root:")
+        });
+    }
+    assert!(daemon.netns().sh("curl -s http://127.0.0.1:8080/passwd").contains("root:"));
+    let ids = daemon.docker(&["ps", "-aq"]).run();
+    daemon.docker(&["rm", "-f"]).args(ids.ok().split_whitespace()).run().ok();
+    hoy_e2e::counts(&daemon);
+}
