@@ -136,7 +136,9 @@ impl Engine {
         let name = name.to_owned();
         let renamed = handle.ask(|done| Command::Rename { name, done }).await;
         renamed.map_err(|error| match error.kind() {
-            hoy_types::ErrorKind::Conflict if handle.record().state.phase != Phase::Removing => {
+            hoy_types::ErrorKind::Conflict
+                if handle.record().state.phase != crate::life::Phase::Removing =>
+            {
                 Error::conflict(wrong(&error))
             }
             _ => error,
