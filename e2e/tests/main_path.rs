@@ -319,13 +319,8 @@ fn not_available_yet() {
     daemon.docker(&["create", "--name", "box", "busybox", "true"]).run().ok();
     let images = daemon.docker(&["images"]).run().ok().to_owned();
     for args in [
-        &["run", "--rm", "--gpus", "all", "busybox", "true"][..],
-        &["run", "--rm", "--log-driver", "syslog", "busybox", "true"],
+        &["run", "--rm", "--log-driver", "syslog", "busybox", "true"][..],
         &["run", "--rm", "--network", "mine", "busybox", "true"],
-        &["commit", "box", "x"],
-        &["diff", "box"],
-        &["cp", "box:/etc/passwd", "-"],
-        &["stats", "--no-stream", "box"],
         &["pull", "busybox"],
     ] {
         let output = daemon.docker(args).run();
@@ -440,7 +435,7 @@ fn ports_from_everywhere() {
     let any = run(&["port", "any", "80"]);
     assert_eq!(any.lines().count(), 2, "one for each family: {any}");
     for place in any.lines().map(|place| place.replace("0.0.0.0", "127.0.0.1")) {
-        assert_eq!(get(inside, &format!("http://{place}/hostname")).trim().len(), 12, "{place}");
+        wait_until(&place, || get(inside, &format!("http://{place}/hostname")).trim().len() == 12);
     }
     run(&["rm", "-f", "web", "any"]);
     assert_eq!(get(inside, "http://127.0.0.1:8080/"), "");
