@@ -284,6 +284,10 @@ fn changes_exports_and_images() {
     daemon.docker(&["commit", "--pause=false", "idle", "same"]).run().ok();
     let layers = daemon.hoy(&["inspect", "-f", "{{len .RootFS.Layers}}", "same"]).run();
     assert_eq!(layers.ok(), "1\n");
+    // Its layer is another image's, too.
+    let removed = daemon.hoy(&["rmi", "same"]).run();
+    let removed: Vec<&str> = removed.ok().lines().collect();
+    assert_eq!((removed.len(), removed[0]), (2, "Untagged: same:latest"), "{removed:?}");
     for (args, words) in [
         (["commit", "-c", "RUN x", "idle"], "RUN is not a valid change command"),
         (["commit", "-c", "ENV", "idle"], "ENV"),
