@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hoy_e2e::{both, daemon, idle, import, pid};
+use hoy_e2e::{both, daemon, give_busybox, idle, import, pid};
 use hoy_testkit::{Daemon, Run, wait_until};
 
 /// What a shell in a container says.
@@ -284,6 +284,10 @@ fn changes_exports_and_images() {
     daemon.docker(&["commit", "--pause=false", "idle", "same"]).run().ok();
     let layers = daemon.hoy(&["inspect", "-f", "{{len .RootFS.Layers}}", "same"]).run();
     assert_eq!(layers.ok(), "1\n");
+    // Its layer is another image's, too.
+    let removed = daemon.hoy(&["rmi", "same"]).run();
+    let removed: Vec<&str> = removed.ok().lines().collect();
+    assert_eq!((removed.len(), removed[0]), (2, "Untagged: same:latest"), "{removed:?}");
     for (args, words) in [
         (["commit", "-c", "RUN x", "idle"], "RUN is not a valid change command"),
         (["commit", "-c", "ENV", "idle"], "ENV"),
@@ -377,4 +381,40 @@ fn swapped_meanwhile() {
     let held = daemon.hoy(&["run", "--rm", "attacked", "grep", "-r", "untouched", "/t"]).run();
     assert_eq!(held.stdout, "", "{held:?}");
     assert_eq!(shown(&canary), before);
+}
+
+/// Ids are those that the container sees, whether it runs or not.
+#[test]
+fn ids_of_a_user_namespace() {
+    let mut daemon = Daemon::prepare(&["--userns-remap=default"])
+        .with_etc("subuid", "dockremap:100000:65536\n")
+        .with_etc("subgid", "dockremap:200000:65536\n");
+    daemon.launch();
+    give_busybox(&daemon);
+    idle(&daemon, "box", &["-v", "vol:/vol"]);
+    let file = daemon.path("file");
+    std::fs::write(&file, "text").unwrap();
+    std::os::unix::fs::chown(&file, Some(7), Some(8)).unwrap();
+    let file = file.display().to_string();
+    let owners = |source: &str| {
+        let docker = hoy_testkit::docker_cli().display().to_string();
+        let line =
+            format!("DOCKER_HOST={} {docker} {source} | tar tnvf - | grep own", daemon.host());
+        let listed = Run::new("sh").args(["-c", &line]).run();
+        let words = listed.ok().split_whitespace().nth(1).map(str::to_owned);
+        words.unwrap_or_default()
+    };
+    for (place, id) in [("/own", "7:8\n"), ("/vol/own", "7:8\n")] {
+        daemon.hoy(&["cp", &file, &format!("box:{place}")]).run().ok();
+        assert_eq!(inside(&daemon, "box", &format!("stat -c %u:%g {place}")), id);
+    }
+    assert_eq!((owners("cp box:/own -"), owners("export box")), ("7/8".into(), "7/8".into()));
+    daemon.hoy(&["commit", "box", "owned"]).run().ok();
+    let said = daemon.hoy(&["run", "--rm", "owned", "stat", "-c", "%u:%g", "/own"]).run();
+    assert_eq!(said.ok(), "7:8\n");
+    daemon.hoy(&["kill", "box"]).run().ok();
+    daemon.hoy(&["cp", &file, "box:/own2"]).run().ok();
+    assert_eq!((owners("cp box:/own -"), owners("export box")), ("7/8".into(), "7/8".into()));
+    daemon.hoy(&["start", "box"]).run().ok();
+    assert_eq!(inside(&daemon, "box", "stat -c %u:%g /own /own2"), "7:8\n7:8\n");
 }

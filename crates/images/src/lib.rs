@@ -16,7 +16,7 @@ mod prune;
 mod unpack;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
@@ -337,14 +337,13 @@ impl Images {
                  repositories"
             )));
         }
-        let (mut removed, mut ops) = self.untag(&names)?;
+        // Layers that others have stay, and are not told.
+        let removed = self.told(&[image.id], &self.garbage(&used_keys(), &[image.id])?);
+        let (_, mut ops) = self.untag(&names)?;
         ops.push(Op::Delete { kind: IMAGE, key: image.id.hex() });
         self.store.write(ops, Durability::Sync)?;
         self.change(|index| index.images.remove(&image.id));
-        removed.push(Removed::Deleted(image.id.to_string()));
-        let before: BTreeSet<Digest> = image.layers.iter().map(|layer| layer.diff_id).collect();
         self.collect(&used_keys())?;
-        removed.extend(before.into_iter().rev().map(|layer| Removed::Deleted(layer.to_string())));
         Ok(removed)
     }
 

@@ -40,8 +40,8 @@ pub fn export(app: &App<'_>) -> Result<u8> {
         io::ErrorKind::NotFound => {
             let above = crate::go_path::dir(&crate::go_path::clean(path));
             format!(
-                "failed to export container: invalid output path: directory {above:?} does not \
-                 exist"
+                "failed to export container: invalid output path: stat {above}: no such file or \
+                 directory"
             )
         }
         _ => format!("failed to export container: {error}"),
