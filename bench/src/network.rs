@@ -10,6 +10,7 @@ mod traffic;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -27,63 +28,111 @@ use traffic::{part, within};
 /// One sample of throughput, and one of anything else.
 const STREAM: Duration = Duration::from_millis(600);
 const SAMPLE: Duration = Duration::from_millis(400);
-/// What has not begun then is left out.
+/// When each part is over, whatever is left of it: rounds and containers are left out, not parts.
+const TRAFFIC: Duration = Duration::from_secs(190);
+const NAMES: Duration = Duration::from_secs(220);
+const STARTS: Duration = Duration::from_secs(310);
 const BUDGET: Duration = Duration::from_secs(420);
-/// The end, whatever hangs: the namespaces go with the process.
+/// The end, whatever hangs: what there is is told, and the namespaces go with the process.
 const END: Duration = Duration::from_secs(480);
 
 /// What has been found so far.
 pub struct Bench {
     started: Instant,
+    /// When the part that is measured is over.
+    until: Duration,
     rounds: usize,
     errors: PathBuf,
-    notes: Vec<String>,
-    rows: Vec<Row>,
+    found: Arc<Mutex<Found>>,
     /// What failed once is not tried again.
     out: BTreeSet<(&'static str, &'static str)>,
 }
 
+/// What is told at the end, or when there is no more time.
+#[derive(Clone, Default)]
+struct Found {
+    peers: Vec<&'static str>,
+    notes: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Found {
+    fn tell(self, options: &Options) -> Result<()> {
+        let Self { peers, notes, rows } = self;
+        let (machine, rounds) = (crate::start::machine(), options.rounds);
+        let goals = goals::all(&rows);
+        let table = Table { machine, rounds, peers, notes, rows, goals };
+        if options.json {
+            crate::say(&serde_json::to_string_pretty(&table::json(&table))?);
+        } else {
+            crate::say(&table::text(&table));
+        }
+        Ok(())
+    }
+}
+
+fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub fn run(place: &Place, options: &Options) -> Result<()> {
-    std::thread::spawn(|| {
+    let found = Arc::new(Mutex::new(Found::default()));
+    let (late, told) = (Arc::clone(&found), options.clone());
+    std::thread::spawn(move || {
         std::thread::sleep(END);
-        crate::note(&format!("bench: not at its end after {} seconds", END.as_secs()));
+        let mut found = lock(&late).clone();
+        found.notes.push(format!("NOT AT ITS END after {} seconds", END.as_secs()));
+        let _ = found.tell(&told);
         std::process::exit(1);
     });
     let mut bench = Bench {
         started: Instant::now(),
+        until: BUDGET,
         rounds: options.rounds,
         errors: place.work.join("errors"),
-        notes: Vec::new(),
-        rows: Vec::new(),
+        found,
         out: BTreeSet::new(),
     };
     let stands = bench.stands(place, options)?;
+    lock(&bench.found).peers = stands.iter().map(|stand| stand.name).collect();
     // What daemons do after they have begun is over.
     std::thread::sleep(Duration::from_secs(1));
+    bench.until = TRAFFIC;
     bench.traffic(&stands)?;
+    bench.until = NAMES;
     bench.names(&stands)?;
+    bench.until = STARTS;
     bench.starts(&stands)?;
+    bench.until = BUDGET;
     bench.ports(&stands)?;
-    let peers = stands.iter().map(|stand| stand.name).collect();
-    let machine = crate::start::machine();
-    let goals = goals::all(&bench.rows);
-    let Bench { rounds, notes, rows, .. } = bench;
-    let table = Table { machine, rounds, peers, notes, rows, goals };
-    if options.json {
-        crate::say(&serde_json::to_string_pretty(&table::json(&table))?);
-    } else {
-        crate::say(&table::text(&table));
-    }
-    Ok(())
+    let found = lock(&bench.found).clone();
+    found.tell(options)
 }
 
 impl Bench {
+    fn tell(&self, note: impl Into<String>) {
+        lock(&self.found).notes.push(note.into());
+    }
+
+    fn rows(&self, rows: impl IntoIterator<Item = Row>) {
+        lock(&self.found).rows.extend(rows);
+    }
+
+    fn is_over(&self) -> bool {
+        self.started.elapsed() > self.until
+    }
+
     /// Everyone that is there; hoy must be.
     fn stands(&mut self, place: &Place, options: &Options) -> Result<Vec<Stand>> {
         crate::note("bench: engines");
         let image = Image::make(&place.work)?;
         let hoy = image.import(hoy::start(place)?)?;
-        let mut stands = vec![Stand::of(&hoy)?, Stand::plain(place)?, Stand::bridged(place)?];
+        let mut stands = vec![
+            Stand::of(&hoy)?,
+            Stand::plain(place)?,
+            Stand::bridged(place)?,
+            Stand::translated(place)?,
+        ];
         let wanted = |name: &str| options.wants(name);
         let mut others = Vec::new();
         if wanted("docker") {
@@ -95,7 +144,7 @@ impl Bench {
         for (name, peer) in others {
             match peer.and_then(|peer| image.import(peer)).and_then(|peer| Stand::of(&peer)) {
                 Ok(stand) => stands.push(stand),
-                Err(error) => self.notes.push(format!("{name}: skipped: {error:#}")),
+                Err(error) => self.tell(format!("{name}: skipped: {error:#}")),
             }
         }
         Ok(stands)
@@ -103,9 +152,9 @@ impl Bench {
 
     fn late(&mut self, what: &str) -> bool {
         crate::note(&format!("bench: {what}"));
-        let late = self.started.elapsed() > BUDGET;
+        let late = self.is_over();
         if late {
-            self.notes.push(format!("{what}: skipped: out of time"));
+            self.tell(format!("{what}: skipped: out of time"));
         }
         late
     }
@@ -123,7 +172,7 @@ impl Bench {
         match measure() {
             Ok(found) => Some(found),
             Err(error) => {
-                self.notes.push(format!("FAILED {name}: {what}: {error:#}"));
+                self.tell(format!("FAILED {name}: {what}: {error:#}"));
                 self.out.insert((name, what));
                 None
             }
@@ -133,12 +182,15 @@ impl Bench {
     /// Forth and back in turn; the first round warms up.
     fn rounds(
         &mut self,
+        what: &str,
         stands: &[Stand],
         mut each: impl FnMut(&mut Self, &Stand, bool) -> Result<()>,
     ) -> Result<()> {
         for round in 0..=self.rounds {
             for index in order(stands.len(), round) {
-                if self.started.elapsed() > BUDGET {
+                if self.is_over() {
+                    let whole = round.saturating_sub(1);
+                    self.tell(format!("{what}: {whole} rounds, not {}: no time", self.rounds));
                     return Ok(());
                 }
                 stands[index].account.enter()?;
@@ -154,6 +206,7 @@ impl Bench {
         }
         let titles = [
             ("Gbit/s of a stream", true),
+            (goals::PROCESSOR, false),
             ("connections/s", true),
             ("a request's median, µs", false),
             ("a request's p99, µs", false),
@@ -164,14 +217,15 @@ impl Bench {
                 PATHS.iter().map(|path| Row::new(format!("{path}: {title}"), *rate)).collect()
             })
             .collect();
-        self.rounds(stands, |bench, stand, counts| {
+        self.rounds("traffic", stands, |bench, stand, counts| {
             for (index, path) in stand.paths.iter().enumerate() {
                 let measured = bench.part(stand.name, PATHS[index], || {
                     within(&path.from, || {
-                        let stream = traffic::throughput(path.to, STREAM)?;
+                        let (stream, processor) = traffic::throughput(path.to, STREAM)?;
                         let connections = traffic::connections(path.to, SAMPLE)?;
                         let times = traffic::requests(path.to, SAMPLE)?;
-                        Ok([stream, connections, part(&times, 50), part(&times, 99)])
+                        let (median, p99) = (part(&times, 50), part(&times, 99));
+                        Ok([stream, processor, connections, median, p99])
                     })
                 });
                 let Some(found) = measured.filter(|_| counts) else { continue };
@@ -184,7 +238,7 @@ impl Bench {
             }
             Ok(())
         })?;
-        self.rows.extend(rows.into_iter().flatten());
+        self.rows(rows.into_iter().flatten());
         Ok(())
     }
 
@@ -199,8 +253,9 @@ impl Bench {
             Row::new("names: answers/s, one by one", true),
             Row::new("names: p99 one by one, µs", false),
         ];
-        let mut lost: std::collections::BTreeMap<&str, (usize, usize)> = Default::default();
-        self.rounds(stands, |bench, stand, counts| {
+        let mut lost: std::collections::BTreeMap<&str, (usize, usize, dns::Dropped)> =
+            Default::default();
+        self.rounds(WHAT, stands, |bench, stand, counts| {
             let Some((_, resolver)) = &stand.engine else { return Ok(()) };
             let measured = bench.part(stand.name, WHAT, || {
                 within(&resolver.from, || {
@@ -217,12 +272,18 @@ impl Bench {
             let lost = lost.entry(stand.name).or_default();
             lost.0 += many.lost + each.lost;
             lost.1 += many.times.len() + each.times.len();
+            lost.2.add(many.dropped);
+            lost.2.add(each.dropped);
             Ok(())
         })?;
-        for (name, (lost, answered)) in lost.into_iter().filter(|(_, (lost, _))| *lost > 0) {
-            self.notes.push(format!("{name}: {lost} questions lost beside {answered} answered"));
+        for (name, (lost, answered, dropped)) in lost.into_iter().filter(|(_, all)| all.0 > 0) {
+            self.tell(format!(
+                "{name}: {lost} questions lost beside {answered} answered; meanwhile the kernel \
+                 had no room for {} packets in the processors' queues and {} in sockets",
+                dropped.queues, dropped.buffers,
+            ));
         }
-        self.rows.extend(rows);
+        self.rows(rows);
         Ok(())
     }
 }

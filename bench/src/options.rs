@@ -29,7 +29,7 @@ pub enum What {
     Observe,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub what: What,
     pub rounds: usize,

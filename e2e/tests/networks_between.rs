@@ -115,6 +115,7 @@ fn linked_though_apart() {
         // It comes back elsewhere, and somebody else has its address.
         let before = at(host, "web");
         host.docker("stop -t 0 web");
+        host.nothing("other", &[&at(host, "ask")[0]]);
         host.site("squatter", "--expose 80");
         host.docker("start web");
         assert_ne!(at(host, "web"), before);
@@ -124,8 +125,17 @@ fn linked_though_apart() {
         let listens = "grep -q ':0050 .* 0A ' /proc/net/tcp /proc/net/tcp6";
         wait_until("it listens", || host.inside("web", listens).code == Some(0));
         linked(host);
-        host.docker("rm -f ask");
-        assert_eq!(host.daemon.netns().sh("nft list tables").matches("bridge hoy").count(), 0);
+        // It ends while no daemon runs.
+        let pid = field(&host.daemon, "ask", "{{.State.Pid}}");
+        host.daemon.kill();
+        host.daemon.netns().sh(&format!("kill -9 {pid}"));
+        host.daemon.launch();
+        wait_until("it is known to have ended", || {
+            field(&host.daemon, "ask", "{{.State.Status}}") == "exited"
+        });
+        wait_until("nothing is open any more", || {
+            !host.daemon.netns().sh("nft list tables").contains("bridge hoy")
+        });
         host.nothing("other", &[&at(host, "web")[0]]);
     });
 }

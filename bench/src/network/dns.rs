@@ -23,6 +23,57 @@ pub struct Asked {
     /// Microseconds, in rising order.
     pub times: Vec<f64>,
     pub lost: usize,
+    /// What the kernel says that it dropped meanwhile.
+    pub dropped: Dropped,
+}
+
+/// Packets that the kernel had no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// In the queues of the machine's processors, which all namespaces share
+    /// (net.core.netdev_max_backlog).
+    pub queues: u64,
+    /// In the buffers of sockets of this network namespace.
+    pub buffers: u64,
+}
+
+impl Dropped {
+    /// Since the machine began, in the namespace of the calling thread.
+    fn so_far() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self {
+            queues: queues(&read("/proc/net/softnet_stat")),
+            buffers: buffers(&read("/proc/thread-self/net/snmp")),
+        }
+    }
+
+    fn since(self) -> Self {
+        let now = Self::so_far();
+        Self {
+            queues: now.queues.saturating_sub(self.queues),
+            buffers: now.buffers.saturating_sub(self.buffers),
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.queues += other.queues;
+        self.buffers += other.buffers;
+    }
+}
+
+/// The second number of each processor, in hexadecimal digits.
+fn queues(softnet: &str) -> u64 {
+    let dropped = softnet.lines().filter_map(|line| line.split_whitespace().nth(1));
+    dropped.filter_map(|number| u64::from_str_radix(number, 16).ok()).sum()
+}
+
+/// `RcvbufErrors` of UDP: a line of names, then one of numbers.
+fn buffers(snmp: &str) -> u64 {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let mut both = names.split_whitespace().zip(numbers.split_whitespace());
+    let found = both.find(|(name, _)| *name == "RcvbufErrors");
+    found.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
 /// A question for the IPv4 address of a name.
@@ -52,6 +103,7 @@ pub fn each(server: SocketAddrV4, name: &str, time: Duration) -> Result<Asked> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(LOST))?;
+    let before = Dropped::so_far();
     let (started, mut times, mut lost, mut bytes) = (Instant::now(), Vec::new(), 0, [0; 1500]);
     let mut id = 0_u16;
     while started.elapsed() < time {
@@ -65,7 +117,7 @@ pub fn each(server: SocketAddrV4, name: &str, time: Duration) -> Result<Asked> {
             Err(_) => lost += 1,
         }
     }
-    finish(started, times, lost)
+    finish(started, times, lost, before)
 }
 
 /// Asks many at a time.
@@ -79,6 +131,7 @@ pub fn many(server: SocketAddrV4, name: &str, time: Duration) -> Result<Asked> {
     let mut slots: Vec<(u16, Option<Instant>)> =
         (0..WINDOW).map(|slot| (u16::try_from(slot).unwrap_or(0), None)).collect();
     let window = u16::try_from(WINDOW).context("a window of 16 bits")?;
+    let before = Dropped::so_far();
     let (started, mut times, mut lost) = (Instant::now(), Vec::new(), 0);
     while started.elapsed() < time {
         let free: Vec<usize> =
@@ -119,13 +172,14 @@ pub fn many(server: SocketAddrV4, name: &str, time: Duration) -> Result<Asked> {
             }
         }
     }
-    finish(started, times, lost)
+    finish(started, times, lost, before)
 }
 
-fn finish(started: Instant, mut times: Vec<f64>, lost: usize) -> Result<Asked> {
+fn finish(started: Instant, mut times: Vec<f64>, lost: usize, before: Dropped) -> Result<Asked> {
     ensure!(!times.is_empty(), "no answer ({lost} questions lost)");
     times.sort_by(f64::total_cmp);
-    Ok(Asked { rate: times.len() as f64 / started.elapsed().as_secs_f64(), times, lost })
+    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+    Ok(Asked { rate, times, lost, dropped: before.since() })
 }
 
 #[cfg(test)]
@@ -156,6 +210,13 @@ mod tests {
             let asked = asked.unwrap();
             assert!(asked.rate > 0.0 && asked.times.is_sorted());
         }
+    }
+
+    #[test]
+    fn what_the_kernel_dropped() {
+        assert_eq!(queues("0c09 0000092a 27\n0890 00000001 23\n"), 0x92b);
+        let snmp = "Ip: A B\nIp: 1 2\nUdp: InDatagrams RcvbufErrors\nUdp: 7 9\nUdpLite: x\n";
+        assert_eq!((buffers(snmp), buffers("")), (9, 0));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use super::grow::STRETCHES;
 use super::stand::PATHS;
-use super::table::{Row, VETH};
+use super::table::{Row, TRANSLATED, VETH};
 use crate::goals::Goal;
 
+pub const PROCESSOR: &str = "processor for a MB, µs";
 pub const NAMES: &str = "names: answers/s, 128 questions at a time";
 pub const BULK: &str = "ports: one of 100 of a container, ms";
 /// How many ports are published.
@@ -37,6 +38,16 @@ pub fn all(rows: &[Row]) -> Vec<Goal> {
         let row = row(&format!("{}: Gbit/s of a stream", PATHS[path]));
         let found = row.and_then(|row| Some(row.best("hoy")? / row.best(VETH)?));
         goals.push(goal(what, found, 0.9, true));
+    }
+    let floors = [
+        (1, "published, host by address: processor / one DNAT rule's"),
+        (2, "published, host by loopback: processor / one DNAT rule's"),
+        (3, "published, from outside: processor / one DNAT rule's"),
+    ];
+    for (path, what) in floors {
+        let row = row(&format!("{}: {PROCESSOR}", PATHS[path]));
+        let found = row.and_then(|row| Some(row.best("hoy")? / row.best(TRANSLATED)?));
+        goals.push(goal(what, found, 1.1, false));
     }
     let over = |after: Option<f64>, before: Option<f64>| Some(after? / before?);
     let port = over(hoy(&with_port(ALL)), hoy(&with_port(FEW)));

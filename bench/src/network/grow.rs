@@ -45,7 +45,7 @@ impl Bench {
             });
             let Some(()) = times else { continue };
             let (began, mut times) = (Instant::now(), Vec::new());
-            while times.len() < CONTAINERS && began.elapsed() < BOUND {
+            while times.len() < CONTAINERS && began.elapsed() < BOUND && !self.is_over() {
                 let name = format!("many-{}", times.len());
                 let command = idle(engine, &name, &["--network", "many"]);
                 let time = self.clock(command);
@@ -58,14 +58,14 @@ impl Bench {
             }
             if times.len() < CONTAINERS {
                 let seconds = began.elapsed().as_secs();
-                self.notes.push(format!(
+                self.tell(format!(
                     "{}: {} containers on one network in {seconds} s, not {CONTAINERS}",
                     stand.name,
                     times.len()
                 ));
             }
         }
-        self.rows.extend(rows);
+        self.rows(rows);
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl Bench {
             let Some((engine, _)) = &stand.engine else { continue };
             stand.account.enter()?;
             let (began, first) = (Instant::now(), *next);
-            while *next < PORTS - PROBES && began.elapsed() < BOUND {
+            while *next < PORTS - PROBES && began.elapsed() < BOUND && !self.is_over() {
                 let last = (*next + BUNDLE).min(PORTS - PROBES);
                 let ports: Vec<String> = (*next..last).map(published).collect();
                 let flags: Vec<&str> =
@@ -93,14 +93,14 @@ impl Bench {
                 bulk.add(stand.name, time / (last - *next) as f64);
                 *next = last;
             }
-            self.notes.push(format!(
+            self.tell(format!(
                 "{}: {} ports in {:.1} s, {BUNDLE} of a container, each one its own",
                 stand.name,
                 *next - first,
                 began.elapsed().as_secs_f64(),
             ));
         }
-        self.rows.push(bulk);
+        self.rows([bulk]);
         let after = self.one_each(stands, &mut next, goals::ALL)?;
         self.packets(stands, &after, goals::ALL)
     }
@@ -118,6 +118,10 @@ impl Bench {
         ];
         let mut last: Vec<Option<(&Engine, String, u16)>> = stands.iter().map(|_| None).collect();
         for _ in 0..PROBES {
+            // With at least one of each there is a server to ask.
+            if self.is_over() && last.iter().any(Option::is_some) {
+                break;
+            }
             for (index, stand) in stands.iter().enumerate() {
                 let Some((engine, _)) = &stand.engine else { continue };
                 stand.account.enter()?;
@@ -134,7 +138,7 @@ impl Bench {
                 last[index] = Some((engine, name, number(port)));
             }
         }
-        self.rows.extend(rows);
+        self.rows(rows);
         let mut servers = Vec::new();
         for (stand, last) in stands.iter().zip(last) {
             let server = last.and_then(|(engine, name, port)| {
@@ -161,7 +165,7 @@ impl Bench {
             Row::new(goals::through(when), true),
             Row::new(format!("outside, {when}: a request's median, µs"), false),
         ];
-        self.rounds(stands, |bench, stand, counts| {
+        self.rounds("packets", stands, |bench, stand, counts| {
             let path = stand.paths.last().context("a path")?;
             let at = stands.iter().position(|other| other.name == stand.name);
             let to = match (&stand.engine, at.and_then(|at| servers.get(at)?.as_ref())) {
@@ -181,7 +185,7 @@ impl Bench {
             }
             Ok(())
         })?;
-        self.rows.extend(rows);
+        self.rows(rows);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 
-use super::table::{BRIDGED, VETH};
+use super::table::{BRIDGED, TRANSLATED, VETH};
 use super::traffic::Server;
 use crate::account::Account;
 use crate::peer::{Engine, Peer};
@@ -23,6 +23,8 @@ const PUBLISHED: u16 = 8080;
 pub const MACHINE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const NETWORK: &str = "bench";
+/// The container of a bridge that is made by hand.
+const WEB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 /// From where and how.
 pub const PATHS: [&str; 4] = [
@@ -58,12 +60,20 @@ const BRIDGE: &str = "\
     echo 1 >/proc/sys/net/ipv4/ip_forward; ip link add br0 type bridge; \
     ip addr add 203.0.113.1/24 dev br0; ip link set br0 up; \
     for i in 2:web 3:ask; do \
-        n=bench-${i#*:}; ip netns add $n; ip link add v${i%:*} type veth peer name eth0 netns $n; \
+        n=NAME-${i#*:}; ip netns add $n; ip link add v${i%:*} type veth peer name eth0 netns $n; \
         ip link set v${i%:*} master br0 up; \
         nsenter --net=/run/netns/$n sh -ec \"ip addr add 203.0.113.${i%:*}/24 dev eth0; \
             ip link set eth0 up; ip route add default via 203.0.113.1\"; \
     done; \
-    nsenter --net=/run/netns/outside-bridge ip route add default via 198.51.100.1";
+    nsenter --net=/run/netns/outside-NAME ip route add default via 198.51.100.1";
+
+/// The published port, by all that the kernel needs for it.
+const RULE: &str = "\
+    echo 1 >/proc/sys/net/ipv4/conf/br0/route_localnet; nft 'table ip one { \
+        chain in { type nat hook prerouting priority -100; tcp dport 8080 dnat to 203.0.113.2:7001; }; \
+        chain own { type nat hook output priority -100; tcp dport 8080 dnat to 203.0.113.2:7001; }; \
+        chain out { type nat hook postrouting priority 100; \
+            oifname br0 ip saddr 127.0.0.0/8 masquerade; }; }'";
 
 /// What a container is for others.
 struct Container {
@@ -104,18 +114,40 @@ impl Stand {
     /// What an engine makes, made by hand and without a single rule: a bridge with two containers,
     /// routed to the outside. What is left between this and an engine is the engine's.
     pub fn bridged(place: &Place) -> Result<Self> {
-        const WEB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-        let account = Account::open(place, "bridge")?;
-        account.enter()?;
-        outside("bridge")?;
-        crate::output(Command::new("sh").args(["-ec", BRIDGE]))?;
-        let server = Server::start(&named("bench-web")?, INSIDE)?;
         let to = SocketAddr::from((WEB, INSIDE));
+        Self::by_hand(place, BRIDGED, "bridge", [to; 4], None)
+    }
+
+    /// The same with a published port.
+    pub fn translated(place: &Place) -> Result<Self> {
+        let [web, machine, own] =
+            [(WEB, INSIDE), (MACHINE, PUBLISHED), (Ipv4Addr::LOCALHOST, PUBLISHED)]
+                .map(SocketAddr::from);
+        Self::by_hand(place, TRANSLATED, "rule", [web, machine, own, machine], Some(RULE))
+    }
+
+    fn by_hand(
+        place: &Place,
+        name: &'static str,
+        short: &str,
+        to: [SocketAddr; 4],
+        rule: Option<&str>,
+    ) -> Result<Self> {
+        let account = Account::open(place, short)?;
+        account.enter()?;
+        outside(short)?;
+        crate::output(Command::new("sh").args(["-ec", &BRIDGE.replace("NAME", short)]))?;
+        if let Some(rule) = rule {
+            crate::output(Command::new("sh").args(["-ec", rule]))?;
+        }
+        let server = Server::start(&named(&format!("{short}-web"))?, INSIDE)?;
+        let host = format!("bench-{short}");
+        let from = [format!("{short}-ask"), host.clone(), host, format!("outside-{short}")];
         let mut paths = Vec::new();
-        for from in ["bench-ask", "bench-bridge", "bench-bridge", "outside-bridge"] {
+        for (from, to) in from.iter().zip(to) {
             paths.push(Path4 { from: named(from)?, to });
         }
-        Ok(Self { name: BRIDGED, account: Rc::new(account), paths, engine: None, _server: server })
+        Ok(Self { name, account: Rc::new(account), paths, engine: None, _server: server })
     }
 
     /// Two namespaces with nothing between them.

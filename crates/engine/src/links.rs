@@ -145,7 +145,8 @@ impl Inner {
                 }
             }
         }
-        if let Err(error) = self.network.link_again(&links) {
+        let running: Vec<_> = records.iter().flat_map(|record| &record.network.endpoints).collect();
+        if let Err(error) = self.network.link_again(&links, &running) {
             tracing::error!(%error, "ports of linked containers");
         }
     }

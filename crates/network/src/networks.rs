@@ -472,12 +472,26 @@ impl Networks {
         Ok(())
     }
 
-    /// What was opened before this daemon began, and nothing else.
-    pub fn link_again(&self, links: &[Link<'_>]) -> Result<(), NetworkError> {
+    /// What was opened before this daemon began, and nothing else, to and from all that `running`.
+    pub fn link_again(
+        &self,
+        links: &[Link<'_>],
+        running: &[&Endpoint],
+    ) -> Result<(), NetworkError> {
         let mut guard = self.state();
         let state = &mut *guard;
+        let isolated = !host::filters_bridges();
         let openings: Vec<Opening> = links.iter().filter_map(|link| state.opening(link)).collect();
-        state.firewall.open_again(openings, !host::filters_bridges())
+        let open = |endpoint: &Endpoint| {
+            openings.iter().any(|one| one.from.id == endpoint.id || one.to.id == endpoint.id)
+        };
+        for endpoint in running.iter().filter(|endpoint| isolated && !open(endpoint)) {
+            if state.nets.get(&endpoint.network).is_some_and(Net::keeps_apart) {
+                // Who it was linked to may have gone while no daemon ran. So may this one.
+                let _ = state.route.set_bridge_port(&endpoint.interface, true, true);
+            }
+        }
+        state.firewall.open_again(openings, isolated)
     }
 
     /// Takes endpoints back. Their interfaces go with their namespace, by the kernel; those beside
@@ -487,6 +501,10 @@ impl Networks {
         let state = &mut *guard;
         state.close_ports(endpoints);
         let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
+        for end in state.firewall.left_alone(gone) {
+            // It may be gone already.
+            let _ = state.route.set_bridge_port(&end, true, true);
+        }
         if let Err(error) = state.firewall.close_ports(gone) {
             tracing::warn!(%error, "ports stay open to a linked container");
         }

@@ -107,6 +107,17 @@ impl Openings {
         keys.iter().filter_map(|key| self.0.remove(key)).collect()
     }
 
+    /// The ports of bridges that are in no opening any more once some endpoints are gone, and those
+    /// of these endpoints.
+    fn left_alone(&self, gone: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        let stays = |one: &Opening| !gone(&one.from.id) && !gone(&one.to.id);
+        let ends = |one: &Opening| [one.from.interface.clone(), one.to.interface.clone()];
+        let (stay, go): (Vec<&Opening>, Vec<&Opening>) =
+            self.0.values().partition(|one| stays(one));
+        let kept: BTreeSet<String> = stay.into_iter().flat_map(ends).collect();
+        go.into_iter().flat_map(ends).filter(|end| !kept.contains(end)).collect()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Opening> {
         self.0.values()
     }
@@ -235,6 +246,13 @@ impl Firewall {
             self.change("open ports to containers", &Elements::default(), &added)?;
         }
         if bridged { self.install_bridged() } else { Ok(remove(&mut self.nft)?) }
+    }
+
+    /// The ports of bridges that are to be isolated again before `close_ports`: without the table
+    /// they would be open to all.
+    pub(crate) fn left_alone(&self, gone: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        let bridged = self.installed.as_ref().is_some_and(|installed| installed.bridged.is_some());
+        if bridged { self.openings.left_alone(gone) } else { BTreeSet::new() }
     }
 
     /// Endpoints that go take with them what was opened by them and to them.
@@ -376,6 +394,11 @@ mod tests {
         openings.add(opening(2, 3, &["80/tcp"]));
         openings.add(opening(4, 3, &["80/tcp", "81/tcp"]));
         openings.add(opening(3, 4, &["80/tcp"]));
+        let alone =
+            |gone: &str| openings.left_alone(|id| id == gone).into_iter().collect::<Vec<_>>();
+        assert_eq!(alone("4"), ["hv000000004"]);
+        assert_eq!(alone("3"), ["hv000000002", "hv000000003", "hv000000004"]);
+        assert!(alone("5").is_empty());
         let [opened, pairs, links] = bridged(&openings).map(|(_, elements)| elements.len());
         assert_eq!((opened, pairs, links), (3, 4, 4));
         assert_eq!(openings.take(|id| id == "4").len(), 2);
