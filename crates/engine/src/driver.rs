@@ -654,12 +654,15 @@ impl Driver {
             self.record.state.error = "supervisor lost".to_owned();
             137
         };
+        // A daemon before this one may have noticed it, and ended before that was written down.
+        let known = self.inner.journal.death_since(self.id(), self.record.state.started_at);
+        let finished_at = known.unwrap_or_else(crate::engine::now);
         let exit = ExitRecord {
             code,
             oom_killed: false,
             pid: self.record.state.pid,
             started_at: self.record.state.started_at.nanos(),
-            finished_at: Timestamp::from_system(std::time::SystemTime::now()).nanos(),
+            finished_at: finished_at.nanos(),
         };
         self.exited(&exit).await;
     }

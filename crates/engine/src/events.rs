@@ -148,6 +148,13 @@ impl Journal {
         self.since.is_some_and(|since| death >= since) && !self.has_told(id, death)
     }
 
+    /// The death that a daemon before this one has told of a container since it was started.
+    pub fn death_since(&self, id: &str, started: Timestamp) -> Option<Timestamp> {
+        let of = self.told.iter().filter(|(known, _)| known == id);
+        let deaths = of.map(|(_, death)| Timestamp::from_nanos(*death));
+        deaths.filter(|death| *death >= started).max()
+    }
+
     /// What happened from a moment on, and, without a gap, what will; only the latter for `None`.
     pub fn listen(&self, since: Option<Timestamp>) -> Listening {
         let state = self.state();
@@ -288,6 +295,8 @@ mod tests {
         assert_eq!(all(&journal), wanted);
         let death = |number: i64| Timestamp::from_nanos(first + number);
         assert!(journal.has_told("990", death(990)) && !journal.has_missed("990", death(990)));
+        assert_eq!(journal.death_since("990", death(5)), Some(death(990)));
+        assert_eq!(journal.death_since("990", death(991)), None);
         assert!(journal.has_missed("991", death(991)));
         assert!(!journal.has_missed("5", Timestamp::from_nanos(first - 1)));
         // From a moment on.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +20,10 @@ const FULL: u64 = 4 << 20;
 const TAIL: u64 = 512 << 10;
 /// What is read at a time for somebody who asks for history.
 const PIECE: usize = 256 << 10;
-/// No line is longer: who asks for so long labels has no history of them.
+/// No line is longer; one that would be is written without its attributes, and as much of its
+/// action.
 const LINE: usize = 64 << 10;
+const LABEL: usize = 256;
 
 /// One event as it is written.
 #[derive(Serialize, Deserialize)]
@@ -52,7 +55,16 @@ pub(super) fn line(one: &Numbered) -> Vec<u8> {
         attributes: happening.attributes.clone(),
         death: happening.death.map(Timestamp::nanos),
     };
-    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    let bytes = serde_json::to_vec(&line).unwrap_or_default();
+    let mut bytes = match bytes.len() {
+        ..LINE => bytes,
+        // That it happened is kept, whatever labels somebody has.
+        _ => {
+            let action = line.action.chars().take(LABEL).collect();
+            let line = Line { action, attributes: BTreeMap::new(), ..line };
+            serde_json::to_vec(&line).unwrap_or_default()
+        }
+    };
     bytes.push(b'\n');
     bytes
 }
@@ -131,8 +143,7 @@ impl Disk {
             tracing::warn!(%error, "turn the file of events over");
             return;
         }
-        let batch: Vec<u8> =
-            lines.iter().filter(|line| line.len() <= LINE).flatten().copied().collect();
+        let batch = lines.concat();
         match writer.file.write_all(&batch) {
             Ok(()) => {
                 writer.length += batch.len() as u64;
@@ -155,22 +166,24 @@ impl Disk {
         Ok(())
     }
 
-    /// Those from a moment on, before one of a number. The files are held: they may be turned over
-    /// meanwhile.
+    /// Those from a moment on, before one of a number. Nothing is opened yet: that may wait.
     pub fn history(&self, since: Timestamp, until: u64) -> History {
-        let mut files: Vec<File> = Vec::new();
-        {
-            let _turn = self.turn();
-            files.extend(
-                [&self.current, &self.older].into_iter().filter_map(|p| File::open(p).ok()),
-            );
-        }
-        // The older one is read first, if it may have any.
-        if files.len() == 2 && first(&files[0]).is_some_and(|first| first.happening.at < since) {
-            files.pop();
-        }
-        History { files, rest: Vec::new(), since, until }
+        let places = Some((self.current.clone(), self.older.clone()));
+        History { places, files: Vec::new(), rest: Vec::new(), since, until }
     }
+}
+
+/// The files that may have something since then; the next to be read is the last. They are held:
+/// they may be turned over meanwhile.
+fn open(current: &Path, older: &Path, since: Timestamp) -> Vec<File> {
+    let mut files: Vec<File> = [current, older].iter().filter_map(|p| File::open(p).ok()).collect();
+    let same = |a: &File, b: &File| matches!((a.metadata(), b.metadata()), (Ok(a), Ok(b)) if a.ino() == b.ino());
+    if let [current, older] = files.as_slice()
+        && (same(current, older) || first(current).is_some_and(|first| first.happening.at < since))
+    {
+        files.pop();
+    }
+    files
 }
 
 fn first(mut file: &File) -> Option<Numbered> {
@@ -191,6 +204,8 @@ fn tail(path: &Path) -> io::Result<Vec<u8>> {
 
 /// What the files have, piece by piece.
 pub struct History {
+    /// Until they are opened.
+    places: Option<(PathBuf, PathBuf)>,
     /// The next one is the last.
     files: Vec<File>,
     /// The beginning of a line.
@@ -202,6 +217,9 @@ pub struct History {
 impl History {
     /// The next ones, which may be none; `None` at the end. Blocks.
     pub fn read(&mut self) -> Option<Vec<Arc<Happening>>> {
+        if let Some((current, older)) = self.places.take() {
+            self.files = open(&current, &older, self.since);
+        }
         let file = self.files.last_mut()?;
         let begun = self.rest.len();
         self.rest.resize(begun + PIECE, 0);
