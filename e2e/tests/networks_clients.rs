@@ -11,6 +11,8 @@ use serde_json::Value;
 
 const SCENARIO: &str =
     concat!(include_str!("clients/networks.txt"), include_str!("clients/volumes.txt"));
+/// Beside the former, and by our client, too.
+const CONTAINERS: &str = include_str!("clients/containers.txt");
 
 /// Ids are anybody's; what is a path or a time, too.
 fn plain(text: &str) -> String {
@@ -166,16 +168,26 @@ fn shown(line: &str, text: &str) -> String {
     lines.join("\n")
 }
 
-#[test]
-fn as_docker_s_engine_has_it() {
-    let daemon = daemon();
-    let peer = Dockerd::start_with_networks();
-    match &peer {
-        Some(peer) => drop(peer.docker(&["tag", "bb", "busybox"]).run().ok()),
-        None => println!("only hoy's words are looked at: Debian's docker.io is not installed"),
-    }
+/// What is said to an engine, and by whom.
+type Say<'a> = dyn Fn(&[&str]) -> Run + Sync + 'a;
+
+/// All at once: most of it is waiting.
+fn at_once(says: &[&Say<'_>], args: &[&str]) -> Vec<Output> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = says.iter().map(|say| scope.spawn(|| say(args).run())).collect();
+        asked.into_iter().map(|one| one.join().expect("a client")).collect()
+    })
+}
+
+/// Says every line to hoy, to the peer, and by our client to another hoy; tells what differs.
+fn play(
+    scenario: &str,
+    hoy: &Say<'_>,
+    peer: Option<&Say<'_>>,
+    ours: Option<&Say<'_>>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
-    for line in SCENARIO.lines().filter(|line| !line.starts_with('#')) {
+    for line in scenario.lines().filter(|line| !line.starts_with('#')) {
         let (line, words) = match line.split_once(" => ") {
             Some((line, words)) => (line, Some(words)),
             None => (line, None),
@@ -184,9 +196,21 @@ fn as_docker_s_engine_has_it() {
             Some((kind @ ("J" | "-" | "28"), rest)) => (kind, rest),
             _ => ("", line),
         };
-        let args: Vec<&str> = line.split(' ').collect();
-        let hoy = daemon.docker(&args).run();
-        let docker = peer.as_ref().filter(|_| kind != "28").map(|peer| peer.docker(&args).run());
+        let args: Vec<String> = line.split(' ').map(|word| word.replace('~', " ")).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let peer = peer.filter(|_| kind != "28");
+        let says: Vec<&Say<'_>> = [Some(hoy), peer, ours].into_iter().flatten().collect();
+        let mut answers = at_once(&says, &args).into_iter();
+        let hoy = answers.next().expect("hoy's answer");
+        let docker = peer.and_then(|_| answers.next());
+        if let Some(ours) = answers.next() {
+            let said = |output: &Output| {
+                (output.code, shown(line, &output.stdout), as_docker(&plain(&output.stderr)))
+            };
+            if said(&hoy) != said(&ours) {
+                wrong.push(format!("{line}:\n  docker {hoy:?}\n  hoy's client {ours:?}"));
+            }
+        }
         let said = |words| hoy.code != Some(0) && hoy.stderr.replace('\n', " ").contains(words);
         if words.is_some_and(|words| !said(words)) {
             wrong.push(format!("{line}: hoy says {:?}", hoy.stderr));
@@ -205,6 +229,36 @@ fn as_docker_s_engine_has_it() {
             }
         }
     }
+    wrong
+}
+
+/// Each client has its own name.
+fn as_docker(text: &str) -> String {
+    let text = text.replace("hoy: ", "docker: ").replace("'hoy ", "'docker ");
+    text.replace(" hoy ", " docker ").replace("\"hoy ", "\"docker ")
+}
+
+#[test]
+fn as_docker_s_engine_has_it() {
+    let (peer, daemon, other) = std::thread::scope(|scope| {
+        let peer = scope.spawn(Dockerd::start_with_networks);
+        let daemons = (daemon(), daemon());
+        (peer.join().expect("the peer"), daemons.0, daemons.1)
+    });
+    match &peer {
+        Some(peer) => drop(peer.docker(&["tag", "bb", "busybox"]).run().ok()),
+        None => println!("only hoy's words are looked at: Debian's docker.io is not installed"),
+    }
+    let hoy = |args: &[&str]| daemon.docker(args);
+    let docker = peer.as_ref().map(|peer| |args: &[&str]| peer.docker(args));
+    let docker = docker.as_ref().map(|say| say as &Say<'_>);
+    let ours = |args: &[&str]| other.hoy(args);
+    let wrong = std::thread::scope(|scope| {
+        let containers = scope.spawn(|| play(CONTAINERS, &hoy, docker, Some(&ours)));
+        let mut wrong = play(SCENARIO, &hoy, docker, None);
+        wrong.extend(containers.join().expect("containers"));
+        wrong
+    });
     assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -235,23 +289,33 @@ fn docker_py() {
             Run::new("python3").args([script.as_os_str()]).args([host]).deadline(120).run();
         serde_json::from_str::<Value>(output.ok()).expect("JSON")
     };
-    let daemon = daemon();
-    drop(counts(&daemon));
-    let before = held(&daemon);
-    let mut all = serde_json::Map::new();
     let scripts = ["docker_py", "docker_py_volumes"];
-    for name in scripts {
-        let ours = run(name, daemon.host());
-        let said = client_file(&format!("{name}.json"));
-        let said = std::fs::read_to_string(said).expect("what it shall see");
-        let said: Value = serde_json::from_str(&said).expect("JSON");
-        assert_eq!(ours, said, "{ours:#}");
-        all.extend(ours.as_object().expect("an object").clone());
-    }
-    nothing_left(&daemon, &before);
-    let Some(peer) = Dockerd::start_with_networks() else { return };
-    peer.docker(&["tag", "bb", "busybox"]).run().ok();
-    let theirs = scripts.map(|name| run(name, peer.host()));
+    let of_peer = || {
+        let peer = Dockerd::start_with_networks()?;
+        peer.docker(&["tag", "bb", "busybox"]).run().ok();
+        Some(scripts.map(|name| run(name, peer.host())))
+    };
+    let mut all = serde_json::Map::new();
+    let mut of_hoy = || {
+        let daemon = daemon();
+        drop(counts(&daemon));
+        let before = held(&daemon);
+        for name in scripts {
+            let ours = run(name, daemon.host());
+            let said = client_file(&format!("{name}.json"));
+            let said = std::fs::read_to_string(said).expect("what it shall see");
+            let said: Value = serde_json::from_str(&said).expect("JSON");
+            assert_eq!(ours, said, "{ours:#}");
+            all.extend(ours.as_object().expect("an object").clone());
+        }
+        nothing_left(&daemon, &before);
+    };
+    let theirs = std::thread::scope(|scope| {
+        let theirs = scope.spawn(of_peer);
+        of_hoy();
+        theirs.join().expect("the peer")
+    });
+    let Some(theirs) = theirs else { return };
     let theirs = |name: &str| theirs.iter().rev().find_map(|one| one.get(name)).cloned();
     for (name, ours) in &all {
         let mut docker = theirs(name).unwrap_or_default();

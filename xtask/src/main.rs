@@ -1,4 +1,4 @@
-//! One entry point for habits: `cargo xtask check | test | guest | bench | install | deb | demo`.
+//! One entry point for habits: `cargo xtask check | test | guest | bench | coverage | install | deb | demo`.
 //!
 //! Each task does all of its own set-up, missing Debian packages included, so that a clone is
 //! all that anybody needs.
@@ -20,6 +20,7 @@ Tasks:
 {guest}  install [PREFIX]  a release build into PREFIX/bin (default /usr/local), then a first container
   deb [DIRECTORY]   a release build as a Debian package into a directory (default: this one)
   bench NAME        figures, beside whatever peers are installed: start, limits, network, volumes, quota, observe
+  coverage          writes docs/COVERAGE.md anew: what of Docker's surface is there
   demo              a web server in a container, published, asked and ended
 ";
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         "install" => tasks::install(rest.first().map_or("/usr/local", String::as_str)),
         "deb" => deb::task(rest.first().map_or(".", String::as_str)),
         "bench" => tasks::bench(rest),
+        "coverage" => tasks::coverage(),
         "demo" => tasks::demo(),
         _ => {
             let asked = matches!(task, "help" | "--help" | "-h");

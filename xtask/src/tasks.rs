@@ -125,6 +125,19 @@ pub fn bench(args: &[String]) -> Result<()> {
     run(&mut bench)
 }
 
+/// The test that compares writes instead.
+pub fn coverage() -> Result<()> {
+    packages(TEST_PACKAGES)?;
+    let directory = programs::target_directory().join("programs");
+    programs::build_into(&directory, Effort::Quick)?;
+    let mut write = as_built("test");
+    write
+        .args(["--quiet", "--package", "hoy-e2e", "--test", "coverage"])
+        .env("HOY_PROGRAMS", &directory)
+        .env("HOY_COVERAGE", "write");
+    run(&mut write)
+}
+
 pub fn demo() -> Result<()> {
     packages(TEST_PACKAGES)?;
     let directory = programs::target_directory().join("programs");

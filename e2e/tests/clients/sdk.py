@@ -16,8 +16,7 @@ since = time.time()
 worker = client.containers.create(
     "busybox",
     ["sh", "-c", "echo out; echo err >&2; while read line; do echo got $line; done; exit 3"],
-    name="worker", labels={"made": "by-sdk"}, environment={"A": "b"}, stdin_open=True,
-    detach=True)
+    name="worker", labels={"made": "by-sdk"}, environment={"A": "b"}, stdin_open=True)
 socket = worker.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
 worker.start()
 raw = socket._sock
