@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::device_requests;
 use crate::mounts;
 use crate::networking;
 use crate::parse::{Parsed, decimal, duration};
@@ -253,9 +254,21 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
     }
     let (security, unmasked) = security(flags)?;
+    let other = flags.text("pid").strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    if !matches!(flags.text("pid"), "" | "host") && !other {
+        return Err("--pid: invalid PID mode".to_owned());
+    }
+    if !matches!(flags.text("uts"), "" | "host") {
+        return Err("--uts: invalid UTS mode".to_owned());
+    }
+    if !matches!(flags.text("cgroupns"), "" | "private" | "host") {
+        return Err("--cgroupns: invalid CGROUP mode".to_owned());
+    }
     if !matches!(flags.text("userns"), "" | "host") {
         return Err("--userns: invalid USER mode".to_owned());
     }
+    let (named, nodes): (Vec<String>, Vec<String>) =
+        flags.list("device").iter().cloned().partition(|name| device_requests::is_name(name));
     let list = |name: &str| nullable(flags.list(name));
     let each = |name: &str, one: fn(&str) -> Result<String>| -> Result<Vec<String>> {
         flags.list(name).iter().map(|value| one(value)).collect()
@@ -309,9 +322,9 @@ fn host_config(flags: &Parsed) -> Result<Map<String, Value>> {
         "CpuRealtimeRuntime": flags.int("cpu-rt-runtime"),
         "CpusetCpus": text("cpuset-cpus"),
         "CpusetMems": text("cpuset-mems"),
-        "Devices": devices(flags.list("device"))?,
+        "Devices": devices(&nodes)?,
         "DeviceCgroupRules": list("device-cgroup-rule"),
-        "DeviceRequests": gpus(flags)?,
+        "DeviceRequests": device_requests::requests(flags, &named)?,
         "MemoryReservation": flags.bytes("memory-reservation"),
         "MemorySwap": flags.bytes("memory-swap"),
         "MemorySwappiness": swappiness,
@@ -486,20 +499,6 @@ fn devices(list: &[String]) -> Result<Vec<Value>> {
             Ok(json!({ "PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode }))
         })
         .collect()
-}
-
-fn gpus(flags: &Parsed) -> Result<Value> {
-    let text = flags.text("gpus");
-    let count = match text {
-        "" => return Ok(Value::Null),
-        "all" => -1,
-        number => number.parse::<i64>().map_err(|_| {
-            format!("--gpus {text}: anything but a number or `all` is not available yet")
-        })?,
-    };
-    Ok(json!([{
-        "Driver": "", "Count": count, "DeviceIDs": null, "Capabilities": [["gpu"]], "Options": {}
-    }]))
 }
 
 fn ulimits(list: &[String]) -> Result<Vec<Value>> {

@@ -13,6 +13,7 @@ mod connect;
 mod contexts;
 mod create;
 mod csv;
+mod device_requests;
 mod failure;
 mod format;
 mod go_path;

@@ -285,11 +285,14 @@ pub(crate) const KEYS: &[Key] = &[
         "log-driver",
         Kind::Text,
         Effect::Set(|s, t| match t {
-            "json-file" | "none" => {
+            "json-file" | "local" | "none" => {
                 s.log_driver = t.to_owned();
                 Ok(())
             }
-            _ => Err("this log driver is not available yet: hoy has json-file and none".into()),
+            _ => {
+                Err("this log driver is not available yet: hoy has json-file, local and none"
+                    .into())
+            }
         }),
         "Default driver of containers' logs",
     ),

@@ -16,8 +16,7 @@ use hoy_cgroup::Limits;
 use hoy_network::DnsSockets;
 use hoy_shim::client::Connection;
 use hoy_shim::message::{
-    AttachRequest, Event, ExecRequest, ExitRecord, Failure, LogPlan, Reply, Request, StartRequest,
-    Status,
+    AttachRequest, Event, ExecRequest, ExitRecord, Failure, Reply, Request, StartRequest, Status,
 };
 use hoy_types::Timestamp;
 use hoy_wire::{EndpointSettings, HostConfig};
@@ -901,9 +900,11 @@ impl Driver {
         let volumes = self.attach_volumes().await.map_err(other)?;
         let (plan, ticket, labels) = inner.container_plan(&self.record, &volumes).map_err(other)?;
         self.record.labels = labels;
+        let log =
+            crate::logging::plan(&self.record, inner.log_path(&self.record)).map_err(other)?;
         let request = StartRequest {
             plan,
-            log: self.log_plan(),
+            log,
             state_dir: directory,
             open_stdin: self.record.config.open_stdin,
             stdin_once: self.record.config.stdin_once,
@@ -946,14 +947,6 @@ impl Driver {
             }
             _ => Err(other(Error::system("the supervisor gave a wrong answer"))),
         }
-    }
-
-    fn log_plan(&self) -> LogPlan {
-        if self.record.host.log_config.kind == "none" {
-            return LogPlan::None;
-        }
-        let (max_size, max_files) = crate::spec::log_budget(&self.record.host).unwrap_or((None, 1));
-        LogPlan::JsonFile { path: self.inner.log_path(&self.record.id), max_size, max_files }
     }
 
     async fn pause(&mut self, pause: bool) -> Result<()> {

@@ -316,8 +316,14 @@ impl Inner {
         }
     }
 
-    pub fn log_path(&self, id: &ContainerId) -> PathBuf {
-        self.store.container_directory(id.as_str()).join(format!("{id}-json.log"))
+    pub fn log_path(&self, record: &Record) -> PathBuf {
+        let id = &record.id;
+        self.store.container_directory(id.as_str()).join(
+            match crate::logging::format(&record.host) {
+                hoy_logs::Format::Json => format!("{id}-json.log"),
+                hoy_logs::Format::Local => "container.log".to_owned(),
+            },
+        )
     }
 
     pub fn files_directory(&self, id: &ContainerId) -> PathBuf {

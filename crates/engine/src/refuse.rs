@@ -10,10 +10,6 @@ use crate::error::{Error, Result};
 pub(crate) fn unbuilt(host: &HostConfig) -> Result<()> {
     let checks: &[(bool, &str)] = &[
         (!host.cgroup.is_empty(), "the cgroup specification"),
-        (
-            !matches!(host.log_config.kind.as_str(), "" | "json-file" | "none"),
-            "this log driver: hoy has json-file and none; it",
-        ),
     ];
     if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
         return Err(Error::unavailable(what));

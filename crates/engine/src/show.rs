@@ -57,10 +57,10 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
         app_armor_profile: record.labels.apparmor.clone(),
         process_label: record.labels.process.clone(),
         mount_label: record.labels.mount.clone(),
-        log_path: if record.host.log_config.kind == "none" {
+        log_path: if record.host.log_config.kind != "json-file" {
             String::new()
         } else {
-            inner.log_path(&record.id).display().to_string()
+            inner.log_path(record).display().to_string()
         },
         name: format!("/{}", record.name),
         restart_count: record.restart.count.into(),

@@ -202,7 +202,7 @@ pub(crate) fn check(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
             }
         }
     }
-    log_options(host)?;
+    crate::logging::check(host)?;
     for ulimit in host.ulimits.iter().flatten() {
         crate::plan::rlimit(ulimit)?;
     }
@@ -248,50 +248,6 @@ pub(crate) fn host_ports(text: &str) -> Result<Option<(u16, u16)>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first)?, number(last)?);
     if first > last || first == 0 { Err(bad()) } else { Ok(Some((first, last))) }
-}
-
-/// The budget of the log: 20 MiB in 5 files unless said otherwise.
-pub(crate) fn log_budget(host: &HostConfig) -> Result<(Option<u64>, u32)> {
-    let option = |name: &str| host.log_config.config.as_ref().and_then(|all| all.get(name));
-    let size = match option("max-size").map(String::as_str) {
-        None => Some(20 << 20),
-        Some("-1") => None,
-        Some(text) => match hoy_types::parse_bytes(text) {
-            Ok(bytes) if bytes > 0 => Some(bytes as u64),
-            _ => return Err(Error::invalid(format!("invalid value for max-size: {text:?}"))),
-        },
-    };
-    let files = match option("max-file") {
-        None => 5,
-        Some(text) => match text.parse::<u32>() {
-            Ok(files) if files >= 1 => files,
-            _ => return Err(Error::invalid("max-file cannot be less than 1")),
-        },
-    };
-    Ok((size, files))
-}
-
-fn log_options(host: &HostConfig) -> Result<()> {
-    let driver = host.log_config.kind.as_str();
-    for name in host.log_config.config.iter().flatten().map(|(name, _)| name.as_str()) {
-        match (driver, name) {
-            ("json-file" | "", "max-size" | "max-file") => {}
-            (
-                "json-file" | "",
-                "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
-                | "max-buffer-size",
-            ) => {
-                return Err(Error::unavailable(format!("--log-opt {name}")));
-            }
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{name}' for {} log driver",
-                    if driver.is_empty() { "json-file" } else { driver }
-                )));
-            }
-        }
-    }
-    log_budget(host).map(drop)
 }
 
 #[cfg(test)]

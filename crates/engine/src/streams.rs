@@ -114,10 +114,13 @@ impl Engine {
         }
         let tty = record.config.tty;
         let (sender, chunks) = mpsc::channel(AHEAD);
-        let path = self.inner.log_path(&handle.id);
+        let path = self.inner.log_path(&record);
+        let format = crate::logging::format(&record.host);
         tokio::task::spawn_blocking(move || {
             // A log that cannot be read ends; the daemon's own log says why.
-            if let Err(error) = read_logs(&handle, &path, &options, tty || options.raw, &sender) {
+            if let Err(error) =
+                read_logs(&handle, &path, format, &options, tty || options.raw, &sender)
+            {
                 tracing::warn!(container = handle.id.short(), %error, "read logs");
             }
         });
@@ -128,6 +131,7 @@ impl Engine {
 fn read_logs(
     handle: &Handle,
     path: &std::path::Path,
+    format: hoy_logs::Format,
     options: &LogsOptions,
     tty: bool,
     out: &mpsc::Sender<Bytes>,
@@ -139,7 +143,7 @@ fn read_logs(
         until: options.until,
     };
     let tail = options.tail.map_or(Tail::All, Tail::Last);
-    let mut follower = Follower::open(path, query, tail)?;
+    let mut follower = Follower::open(path, format, query, tail)?;
     // Made before the log is read to its end, it misses nothing.
     let watch = if options.follow { Some(follower.watch()?) } else { None };
     loop {
@@ -157,7 +161,7 @@ fn read_logs(
         };
         let mut piece = Vec::new();
         while let Some(record) = follower.next_record()? {
-            encode(&mut piece, &record, options.timestamps, tty);
+            encode(&mut piece, &record, options, tty);
             if piece.len() >= PIECE && out.blocking_send(std::mem::take(&mut piece).into()).is_err()
             {
                 return Ok(());
@@ -182,8 +186,14 @@ fn read_logs(
     }
 }
 
-fn encode(out: &mut Vec<u8>, record: &LogRecord, timestamps: bool, tty: bool) {
-    let stamp = if timestamps { format!("{} ", record.time.fixed()) } else { String::new() };
+fn encode(out: &mut Vec<u8>, record: &LogRecord, options: &LogsOptions, tty: bool) {
+    let mut stamp = String::new();
+    if options.timestamps {
+        stamp = format!("{} ", record.time.fixed());
+    }
+    if options.details {
+        stamp.push_str(&crate::logging::details(&record.attributes));
+    }
     if !tty {
         let stream = match record.stream {
             Stream::Stdout => 1,

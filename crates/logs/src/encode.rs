@@ -1,7 +1,6 @@
 //! One record as a line of JSON, and back. Pure.
 
-use hoy_types::Timestamp;
-
+use crate::read::Record;
 use crate::scan::special;
 
 /// Where a record came from.
@@ -12,7 +11,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -20,15 +19,50 @@ impl Stream {
     }
 }
 
-/// Appends one record. `text` keeps its newline, if it has one.
-pub(crate) fn encode(out: &mut Vec<u8>, text: &[u8], stream: Stream, time: &[u8]) {
+/// Appends one record. `text` keeps its newline, if it has one; `between` is what
+/// [`attributes`] made, or nothing.
+pub(crate) fn encode(out: &mut Vec<u8>, text: &[u8], stream: Stream, between: &[u8], time: &[u8]) {
     out.extend_from_slice(b"{\"log\":\"");
     escape(out, text);
     out.extend_from_slice(b"\",\"stream\":\"");
     out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
+    out.push(b'"');
+    out.extend_from_slice(between);
+    out.extend_from_slice(b",\"time\":\"");
     out.extend_from_slice(time);
     out.extend_from_slice(b"\"}\n");
+}
+
+/// What is said with every record, in its place.
+pub(crate) fn attributes(list: &[(String, String)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in list {
+        let first = out.is_empty();
+        out.extend_from_slice(if first { b",\"attrs\":{\"" } else { b",\"" });
+        escape(&mut out, name.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        escape(&mut out, value.as_bytes());
+        out.push(b'"');
+    }
+    if !out.is_empty() {
+        out.push(b'}');
+    }
+    out
+}
+
+/// The inverse, from what follows a record's text.
+fn attributes_of(rest: &[u8]) -> Vec<(String, String)> {
+    let key = b",\"attrs\":{";
+    let mut out = Vec::new();
+    let Some(at) = rest.windows(key.len()).position(|window| window == key) else { return out };
+    let mut rest = &rest[at + key.len()..];
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    while let Some((name, after)) = rest.strip_prefix(b"\"").and_then(unescape) {
+        let Some((value, after)) = after.strip_prefix(b":\"").and_then(unescape) else { break };
+        out.push((text(name), text(value)));
+        rest = after.strip_prefix(b",").unwrap_or(after);
+    }
+    out
 }
 
 /// JSON text as Docker writes it: control characters but newline and return as \u00XX, HTML
@@ -87,8 +121,8 @@ fn escape_wide(out: &mut Vec<u8>, wide: &[u8]) {
     }
 }
 
-/// The inverse: text, stream and time of one line. `None` for anything that is no record.
-pub(crate) fn decode(line: &[u8]) -> Option<(Vec<u8>, Stream, Timestamp)> {
+/// The inverse. `None` for anything that is no record.
+pub(crate) fn decode(line: &[u8]) -> Option<Record> {
     let rest = line.strip_prefix(b"{\"log\":\"")?;
     let (text, rest) = unescape(rest)?;
     // Fields that others may have written between (attrs) are passed over.
@@ -103,7 +137,7 @@ pub(crate) fn decode(line: &[u8]) -> Option<(Vec<u8>, Stream, Timestamp)> {
     let at = rest.windows(key.len()).position(|window| window == key)? + key.len();
     let end = rest.get(at..)?.iter().position(|byte| *byte == b'"')? + at;
     let time = std::str::from_utf8(rest.get(at..end)?).ok()?.parse().ok()?;
-    Some((text, stream, time))
+    Some(Record { text, stream, time, attributes: attributes_of(rest) })
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> bool {
@@ -158,6 +192,8 @@ fn unescape(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use hoy_types::Timestamp;
+
     use super::*;
 
     #[test]
@@ -167,6 +203,7 @@ mod tests {
             &mut out,
             b"a\t\"<b>\" \\ \x01\xff \xe2\x82\xac\n",
             Stream::Stdout,
+            b"",
             b"2026-01-02T03:04:05.6Z",
         );
         assert_eq!(
@@ -181,9 +218,18 @@ mod tests {
         let time: Timestamp = "2026-01-02T03:04:05.000000006Z".parse().unwrap();
         for text in ["", "plain\n", "€ \u{2028} \u{1f6a2} \"quoted\" \\n\n", "\u{0}\u{1f}\r"] {
             let mut out = Vec::new();
-            encode(&mut out, text.as_bytes(), Stream::Stderr, time.to_string().as_bytes());
+            let said = vec![("a\"".to_owned(), "b,\n".to_owned()), ("c".to_owned(), String::new())];
+            let between = attributes(&said);
+            encode(
+                &mut out,
+                text.as_bytes(),
+                Stream::Stderr,
+                &between,
+                time.to_string().as_bytes(),
+            );
             let decoded = decode(&out).unwrap();
-            assert_eq!(decoded, (text.as_bytes().to_vec(), Stream::Stderr, time));
+            let (stream, text) = (Stream::Stderr, text.as_bytes().to_vec());
+            assert_eq!(decoded, Record { text, stream, time, attributes: said });
         }
     }
 
@@ -204,17 +250,17 @@ mod tests {
         #[test]
         fn any_text_comes_back(text: String) {
             let mut out = Vec::new();
-            encode(&mut out, text.as_bytes(), Stream::Stdout, b"2026-01-02T03:04:05Z");
+            encode(&mut out, text.as_bytes(), Stream::Stdout, b"", b"2026-01-02T03:04:05Z");
             // Always one line, and nothing a browser would take for markup.
             assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
             assert!(!out.iter().any(|byte| matches!(byte, b'<' | b'>' | b'&')));
-            assert_eq!(decode(&out).unwrap().0, text.as_bytes());
+            assert_eq!(decode(&out).unwrap().text, text.as_bytes());
         }
 
         #[test]
         fn any_bytes_make_a_line_of_text(bytes: Vec<u8>) {
             let mut out = Vec::new();
-            encode(&mut out, &bytes, Stream::Stdout, b"2026-01-02T03:04:05Z");
+            encode(&mut out, &bytes, Stream::Stdout, b"", b"2026-01-02T03:04:05Z");
             assert!(std::str::from_utf8(&out).is_ok());
             assert!(decode(&out).is_some());
             // Damage is never more than a record that is not there.

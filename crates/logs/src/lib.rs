@@ -1,9 +1,12 @@
 //! Shelves: container log records: format, segments, rotation, reader.
 //!
-//! The format is Docker's json-file, byte for byte. The shim writes, the daemon reads; they share
+//! The formats are Docker's json-file and local, byte for byte. The shim writes, the daemon reads; they share
 //! nothing but the files. A record is one line; a line that a killed writer left half is skipped.
 
+mod compress;
 mod encode;
+mod local;
+mod options;
 mod read;
 mod scan;
 mod segment;
@@ -12,6 +15,7 @@ mod watch;
 mod write;
 
 pub use encode::Stream;
+pub use options::{Format, LogOptions};
 pub use read::{Follower, Query, Record, Tail};
 pub use watch::Watch;
 pub use write::Writer;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use hoy_types::Timestamp;
 
-use crate::LogError;
+use crate::compress::compressed;
 use crate::encode::Stream;
 use crate::segment::Segment;
 use crate::watch::Watch;
 use crate::write::numbered;
+use crate::{Format, LogError};
 
 /// How often the segments are looked at until two looks agree.
 const LOOKS: usize = 16;
@@ -21,6 +22,8 @@ pub struct Record {
     pub text: Vec<u8>,
     pub stream: Stream,
     pub time: Timestamp,
+    /// What was to be said with every record.
+    pub attributes: Vec<(String, String)>,
 }
 
 /// How many of the last records.
@@ -53,6 +56,7 @@ impl Query {
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
+    format: Format,
     query: Query,
     current: Option<Segment>,
     /// Segments older than the current one, oldest first.
@@ -61,8 +65,8 @@ pub struct Follower {
 
 impl Follower {
     /// Opens all segments at once, so that a rotation meanwhile takes nothing away.
-    pub fn open(path: &Path, query: Query, tail: Tail) -> Result<Self, LogError> {
-        let mut segments = segments(path)?;
+    pub fn open(path: &Path, format: Format, query: Query, tail: Tail) -> Result<Self, LogError> {
+        let mut segments = segments(path, format)?;
         if let Tail::Last(count) = tail {
             let mut left = count;
             let mut needed = 0;
@@ -79,7 +83,7 @@ impl Follower {
         let mut segments = segments.into_iter();
         let current = segments.next();
         let older = segments.rev().collect();
-        Ok(Self { path: path.to_owned(), query, current, older })
+        Ok(Self { path: path.to_owned(), format, query, current, older })
     }
 
     /// A descriptor to wait on when `next_record` has nothing. Asked for before the log is read
@@ -109,7 +113,7 @@ impl Follower {
                 continue;
             }
             if self.current.is_none() {
-                self.current = Segment::open(&self.path)?;
+                self.current = Segment::open(&self.path, self.format)?;
             }
             let Some(segment) = &mut self.current else { return Ok(None) };
             if let Some(record) = segment.next().map_err(failed)? {
@@ -130,9 +134,9 @@ impl Follower {
             // The same, or between two files: the new one will be seen when it is there.
             _ => return Ok(false),
         }
-        let known = current.inode;
-        let mut newer = segments(&self.path)?;
-        if let Some(at) = newer.iter().position(|segment| segment.inode == known) {
+        let mut newer = segments(&self.path, self.format)?;
+        // It may have been compressed meanwhile.
+        if let Some(at) = newer.iter().position(|segment| segment.is_same(current)) {
             newer.truncate(at);
         }
         let mut newer = newer.into_iter();
@@ -147,10 +151,10 @@ impl Follower {
 
 /// All segments, newest first. A writer may be renaming them one by one: each is taken once, a
 /// number that is missing between two is passed over, and two looks must agree.
-fn segments(path: &Path) -> Result<Vec<Segment>, LogError> {
-    let mut seen = look(path)?;
+fn segments(path: &Path, format: Format) -> Result<Vec<Segment>, LogError> {
+    let mut seen = look(path, format)?;
     for _ in 0..LOOKS {
-        let again = look(path)?;
+        let again = look(path, format)?;
         let inodes = |list: &[Segment]| list.iter().map(|s| s.inode).collect::<Vec<_>>();
         let agree = inodes(&seen) == inodes(&again);
         seen = again;
@@ -161,14 +165,20 @@ fn segments(path: &Path) -> Result<Vec<Segment>, LogError> {
     Ok(seen)
 }
 
-fn look(path: &Path) -> Result<Vec<Segment>, LogError> {
-    let mut found: Vec<Segment> = Segment::open(path)?.into_iter().collect();
+fn look(path: &Path, format: Format) -> Result<Vec<Segment>, LogError> {
+    let mut found: Vec<Segment> = Segment::open(path, format)?.into_iter().collect();
     let mut missing = 0;
     for number in 1..u32::MAX {
-        match Segment::open(&numbered(path, number))? {
+        let name = numbered(path, number);
+        let plain = Segment::open(&name, format)?;
+        let found_one = match plain {
+            None => Segment::open_compressed(&compressed(&name), format)?,
+            plain => plain,
+        };
+        match found_one {
             Some(segment) => {
                 missing = 0;
-                if found.iter().all(|other| other.inode != segment.inode) {
+                if !found.iter().any(|other| other.is_same(&segment)) {
                     found.push(segment);
                 }
             }
@@ -212,14 +222,17 @@ mod tests {
         write(&mut writer, Stream::Stdout, b"one\ntw");
         write(&mut writer, Stream::Stderr, b"err\n");
         write(&mut writer, Stream::Stdout, b"o\nlast");
-        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::All).unwrap();
         assert_eq!(texts(&mut follower), ["one\n", "err\n", "two\n"]);
         writer.finish(Timestamp::from_parts(1000, 0)).unwrap();
         assert_eq!(texts(&mut follower), ["last"]);
-        let mut follower = Follower::open(&path, ALL, Tail::Last(2)).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::Last(2)).unwrap();
         assert_eq!(texts(&mut follower), ["two\n", "last"]);
         let stderr = Query { stdout: false, ..ALL };
-        assert_eq!(texts(&mut Follower::open(&path, stderr, Tail::All).unwrap()), ["err\n"]);
+        assert_eq!(
+            texts(&mut Follower::open(&path, Format::Json, stderr, Tail::All).unwrap()),
+            ["err\n"]
+        );
     }
 
     #[test]
@@ -228,7 +241,7 @@ mod tests {
         let mut writer = Writer::open(&path, None, 1).unwrap();
         write(&mut writer, Stream::Stdout, &[b'x'; 40_000]);
         write(&mut writer, Stream::Stdout, b"\n");
-        let texts = texts(&mut Follower::open(&path, ALL, Tail::All).unwrap());
+        let texts = texts(&mut Follower::open(&path, Format::Json, ALL, Tail::All).unwrap());
         let lengths: Vec<usize> = texts.iter().map(String::len).collect();
         assert_eq!(lengths, [16384, 16384, 40_000 - 2 * 16384 + 1]);
     }
@@ -247,7 +260,8 @@ mod tests {
             until: Some(Timestamp::from_parts(6, 0)),
             ..ALL
         };
-        let read = |tail| texts(&mut Follower::open(&path, span.clone(), tail).unwrap());
+        let read =
+            |tail| texts(&mut Follower::open(&path, Format::Json, span.clone(), tail).unwrap());
         assert_eq!(read(Tail::All), ["3\n", "4\n", "5\n", "6\n"]);
         assert_eq!(read(Tail::Last(2)), ["5\n", "6\n"]);
     }
@@ -257,7 +271,7 @@ mod tests {
         let (directory, path) = log();
         let mut writer = Writer::open(&path, Some(2000), 4).unwrap();
         write(&mut writer, Stream::Stdout, b"0\n");
-        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::All).unwrap();
         let mut seen = texts(&mut follower);
         for number in 1..500 {
             write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
@@ -276,7 +290,7 @@ mod tests {
         let (_directory, path) = log();
         let lines = 20_000;
         let mut writer = Writer::open(&path, Some(100_000), 1000).unwrap();
-        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::All).unwrap();
         let watch = follower.watch().unwrap();
         let thread = std::thread::spawn(move || {
             for number in 0..lines {
@@ -304,12 +318,12 @@ mod tests {
             write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
         }
         for count in [0, 1, 5, 30, 60, 199, 200, 1000] {
-            let mut follower = Follower::open(&path, ALL, Tail::Last(count)).unwrap();
+            let mut follower = Follower::open(&path, Format::Json, ALL, Tail::Last(count)).unwrap();
             let first = 200 - count.min(200);
             let expected: Vec<String> = (first..200).map(|number| format!("{number}\n")).collect();
             assert_eq!(texts(&mut follower), expected, "{count}");
         }
-        let mut follower = Follower::open(&path, ALL, Tail::Last(0)).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::Last(0)).unwrap();
         write(&mut writer, Stream::Stdout, b"new\n");
         assert_eq!(texts(&mut follower), ["new\n"]);
     }
@@ -322,12 +336,12 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.extend_from_slice(b"{\"log\":\"ha");
         std::fs::write(&path, bytes).unwrap();
-        let mut last = Follower::open(&path, ALL, Tail::Last(1)).unwrap();
+        let mut last = Follower::open(&path, Format::Json, ALL, Tail::Last(1)).unwrap();
         assert_eq!(texts(&mut last), ["whole\n"]);
         let mut writer = Writer::open(&path, None, 1).unwrap();
         write(&mut writer, Stream::Stdout, b"next\n");
         assert_eq!(texts(&mut last), ["next\n"]);
-        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::All).unwrap();
         assert_eq!(texts(&mut follower), ["whole\n", "next\n"]);
     }
 
@@ -346,10 +360,10 @@ mod tests {
         let mut writer = Writer::open(&path, None, 1).unwrap();
         write(&mut writer, Stream::Stdout, b"second\n");
         for tail in [Tail::All, Tail::Last(2), Tail::Last(10)] {
-            let mut follower = Follower::open(&path, ALL, tail).unwrap();
+            let mut follower = Follower::open(&path, Format::Json, ALL, tail).unwrap();
             assert_eq!(texts(&mut follower), ["first\n", "second\n"]);
         }
-        let mut last = Follower::open(&path, ALL, Tail::Last(1)).unwrap();
+        let mut last = Follower::open(&path, Format::Json, ALL, Tail::Last(1)).unwrap();
         assert_eq!(texts(&mut last), ["second\n"]);
     }
 
@@ -358,11 +372,70 @@ mod tests {
         let (_directory, path) = log();
         let mut writer = Writer::open(&path, None, 1).unwrap();
         write(&mut writer, Stream::Stdout, b"a longer line to begin with\n");
-        let mut follower = Follower::open(&path, ALL, Tail::All).unwrap();
+        let mut follower = Follower::open(&path, Format::Json, ALL, Tail::All).unwrap();
         assert_eq!(texts(&mut follower).len(), 1);
         std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         assert_eq!(texts(&mut follower), Vec::<String>::new());
         write(&mut writer, Stream::Stdout, b"new\n");
         assert_eq!(texts(&mut follower), ["new\n"]);
+    }
+
+    fn log_of(format: Format, compress: bool) -> (tempfile::TempDir, PathBuf, Writer) {
+        let (directory, path) = log();
+        let attributes = vec![("a".to_owned(), "b".to_owned())];
+        let options =
+            crate::LogOptions { format, max_size: Some(2000), max_files: 4, compress, attributes };
+        let writer = Writer::with(&path, &options).unwrap();
+        (directory, path, writer)
+    }
+
+    #[test]
+    fn compressed_and_local_ones_read_alike() {
+        for (format, compress) in
+            [(Format::Local, false), (Format::Local, true), (Format::Json, true)]
+        {
+            let (directory, path, mut writer) = log_of(format, compress);
+            write(&mut writer, Stream::Stderr, b"0\n");
+            let mut follower = Follower::open(&path, format, ALL, Tail::All).unwrap();
+            let mut seen = texts(&mut follower);
+            for number in 1..300 {
+                write(&mut writer, Stream::Stdout, format!("{number}\n").as_bytes());
+                if number % 7 == 0 {
+                    seen.extend(texts(&mut follower));
+                }
+            }
+            seen.extend(texts(&mut follower));
+            let all: Vec<String> = (0..300).map(|number| format!("{number}\n")).collect();
+            assert_eq!(seen, all, "{format:?} {compress}");
+            // The last ones, over files.
+            let mut last = Follower::open(&path, format, ALL, Tail::Last(40)).unwrap();
+            assert_eq!(texts(&mut last), all[260..], "{format:?} {compress}");
+            let names: Vec<String> = std::fs::read_dir(&directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            assert_eq!(names.len(), 4, "{names:?}");
+            let packed = names.iter().filter(|name| name.ends_with(".gz")).count();
+            assert_eq!(packed, if compress { 3 } else { 0 }, "{names:?}");
+            writer.push(Stream::Stdout, Timestamp::from_parts(1000, 0), b"end").unwrap();
+            writer.finish(Timestamp::from_parts(1000, 0)).unwrap();
+            assert_eq!(texts(&mut follower), ["end"]);
+        }
+    }
+
+    #[test]
+    fn half_a_local_record_is_passed_over() {
+        let (_directory, path, mut writer) = log_of(Format::Local, false);
+        write(&mut writer, Stream::Stdout, b"whole\n");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(&[0, 0, 0, 20, 1, 2]);
+        std::fs::write(&path, bytes).unwrap();
+        let options = crate::LogOptions { format: Format::Local, ..Default::default() };
+        let mut writer = Writer::with(&path, &options).unwrap();
+        write(&mut writer, Stream::Stdout, b"next\n");
+        for tail in [Tail::All, Tail::Last(2)] {
+            let mut follower = Follower::open(&path, Format::Local, ALL, tail).unwrap();
+            assert_eq!(texts(&mut follower), ["whole\n", "next\n"]);
+        }
     }
 }

@@ -9,10 +9,13 @@ use std::time::SystemTime;
 
 use hoy_types::Timestamp;
 
-use crate::encode::{Stream, encode};
+use crate::compress::{compress, compressed};
+use crate::encode::{Stream, attributes, encode};
+use crate::local;
 use crate::scan::newline;
+use crate::segment::whole_frames;
 use crate::stamp::Stamps;
-use crate::{LogError, MAX_RECORD};
+use crate::{Format, LogError, LogOptions, MAX_RECORD};
 
 /// A batch that has grown to this is written before more is taken.
 const BATCH: usize = 256 * 1024;
@@ -25,6 +28,9 @@ pub struct Writer {
     segments: Segments,
     /// What has come of a line that has no end yet, per stream.
     partial: [Vec<u8>; 2],
+    format: Format,
+    /// What stands in each record.
+    between: Vec<u8>,
     batch: Vec<u8>,
     /// How many records are in the batch.
     records: u64,
@@ -35,10 +41,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on with the file, or begins it.
+    /// Goes on with a file of lines, or begins it.
     pub fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> Result<Self, LogError> {
+        Self::with(path, &LogOptions { max_size, max_files, ..LogOptions::default() })
+    }
+
+    /// Goes on with the file, or begins it.
+    pub fn with(path: &Path, options: &LogOptions) -> Result<Self, LogError> {
         Ok(Self {
-            segments: Segments::open(path, max_size, max_files)?,
+            format: options.format,
+            between: attributes(&options.attributes),
+            segments: Segments::open(path, options)?,
             partial: [Vec::new(), Vec::new()],
             batch: Vec::new(),
             records: 0,
@@ -66,21 +79,32 @@ impl Writer {
                 partial.extend_from_slice(piece);
                 break;
             }
-            let stamp = self.stamps.next(at);
             if partial.is_empty() {
-                encode(&mut self.batch, piece, stream, stamp);
+                self.add(piece, stream, at);
             } else {
-                partial.extend_from_slice(piece);
-                encode(&mut self.batch, partial, stream, stamp);
-                partial.clear();
-                partial.shrink_to(KEPT);
+                let mut whole = std::mem::take(partial);
+                whole.extend_from_slice(piece);
+                self.add(&whole, stream, at);
+                whole.clear();
+                whole.shrink_to(KEPT);
+                self.partial[index(stream)] = whole;
             }
-            self.records += 1;
             if self.batch.len() >= BATCH {
                 self.flush()?;
             }
         }
         Ok(())
+    }
+
+    fn add(&mut self, text: &[u8], stream: Stream, at: Timestamp) {
+        match self.format {
+            Format::Json => {
+                let stamp = self.stamps.next(at);
+                encode(&mut self.batch, text, stream, &self.between, stamp);
+            }
+            Format::Local => local::encode(&mut self.batch, text, stream, at),
+        }
+        self.records += 1;
     }
 
     /// Writes what there is. What cannot be written is counted, and marked in the log by the next
@@ -112,10 +136,12 @@ impl Writer {
     fn mark(&mut self, before: &[u8]) -> Vec<u8> {
         let text = format!("hoy: {} log records were lost here\n", self.unmarked);
         let now = Timestamp::from_system(SystemTime::now());
-        let mut out = Vec::with_capacity(before.len() + 256);
-        encode(&mut out, text.as_bytes(), Stream::Stderr, self.stamps.next(now));
-        out.extend_from_slice(before);
-        out
+        let records = self.records;
+        self.batch = Vec::with_capacity(before.len() + 256);
+        self.add(text.as_bytes(), Stream::Stderr, now);
+        self.records = records;
+        self.batch.extend_from_slice(before);
+        std::mem::take(&mut self.batch)
     }
 
     /// The last line needs no newline to be logged.
@@ -123,8 +149,7 @@ impl Writer {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let text = std::mem::take(&mut self.partial[index(stream)]);
             if !text.is_empty() {
-                encode(&mut self.batch, &text, stream, self.stamps.next(at));
-                self.records += 1;
+                self.add(&text, stream, at);
             }
         }
         if self.batch.is_empty() && self.unmarked == 0 { Ok(()) } else { self.write_batch() }
@@ -161,17 +186,24 @@ struct Segments {
     size: u64,
     max_size: Option<u64>,
     max_files: u32,
+    compress: bool,
+    format: Format,
     /// The file may end in half a record.
     torn: bool,
 }
 
 impl Segments {
-    fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> Result<Self, LogError> {
+    fn open(path: &Path, options: &LogOptions) -> Result<Self, LogError> {
+        let LogOptions { format, max_size, max_files, compress, .. } = *options;
         let file = create(path)?;
+        if format == Format::Local {
+            whole(&file, path)?;
+        }
         let size = file.metadata().map_err(|e| LogError::new("look at", path, e))?.len();
         // A killed writer may have left half a record.
-        let torn = size > 0 && !ends_with_newline(path);
-        Ok(Self { path: path.to_owned(), file, size, max_size, max_files: max_files.max(1), torn })
+        let torn = format == Format::Json && size > 0 && !ends_with_newline(path);
+        let (path, max_files) = (path.to_owned(), max_files.max(1));
+        Ok(Self { path, file, size, max_size, max_files, compress, format, torn })
     }
 
     fn append(&mut self, batch: &[u8]) -> Result<(), LogError> {
@@ -181,8 +213,11 @@ impl Segments {
         }
         let failed = |error| LogError::new("write", &self.path, error);
         if self.torn {
-            // The next record begins on a line of its own.
-            self.file.write_all(b"\n").map_err(failed)?;
+            match self.format {
+                // The next record begins on a line of its own.
+                Format::Json => self.file.write_all(b"\n").map_err(failed)?,
+                Format::Local => whole(&self.file, &self.path)?,
+            }
             self.torn = false;
         }
         self.file.write_all(batch).inspect_err(|_| self.torn = true).map_err(failed)?;
@@ -201,14 +236,22 @@ impl Segments {
                 for number in (1..self.max_files - 1).rev() {
                     let (from, to) =
                         (numbered(&self.path, number), numbered(&self.path, number + 1));
-                    match std::fs::rename(from, to) {
-                        Err(error) if error.kind() != ErrorKind::NotFound => {
-                            return Err(failed(error));
-                        }
-                        _ => {}
+                    // A container may be started with other options than before.
+                    let packed = rename(&compressed(&from), &compressed(&to));
+                    if packed.map_err(failed)? {
+                        let _ = std::fs::remove_file(&to);
+                    }
+                    if rename(&from, &to).map_err(failed)? {
+                        let _ = std::fs::remove_file(compressed(&to));
                     }
                 }
-                std::fs::rename(&self.path, numbered(&self.path, 1)).map_err(failed)?;
+                let first = numbered(&self.path, 1);
+                std::fs::rename(&self.path, &first).map_err(failed)?;
+                let _ = std::fs::remove_file(compressed(&first));
+                if self.compress {
+                    // One that cannot be, for want of room, stays as it is.
+                    let _ = compress(&first);
+                }
             }
         }
         self.file = create(&self.path)?;
@@ -216,6 +259,26 @@ impl Segments {
         self.torn = false;
         Ok(())
     }
+}
+
+/// False where there is nothing to rename.
+fn rename(from: &Path, to: &Path) -> std::io::Result<bool> {
+    match std::fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes half a record at the end away.
+fn whole(file: &File, path: &Path) -> Result<(), LogError> {
+    let failed = |error| LogError::new("mend", path, error);
+    let read = File::open(path).map_err(failed)?;
+    let end = whole_frames(&read).map_err(failed)?;
+    if read.metadata().map_err(failed)?.len() > end {
+        file.set_len(end).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The name of an older segment.

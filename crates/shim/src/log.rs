@@ -10,7 +10,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use hoy_logs::{Stream, Writer};
+use hoy_logs::{Format, LogOptions, Stream, Writer};
 use hoy_runtime::{FailureReason, StartError};
 use hoy_sys::apart::spawn_apart;
 use hoy_types::Timestamp;
@@ -48,6 +48,9 @@ const MISSING: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Log {
     plan: LogPlan,
+    /// What may wait, and whether the container never waits for it.
+    room: usize,
+    nonblocking: bool,
     helper: Helper,
     /// Packets that the ring had no room for.
     waiting: VecDeque<Vec<u8>>,
@@ -84,8 +87,17 @@ impl Log {
         {
             return Ok(None);
         }
+        let nonblocking = match plan {
+            LogPlan::JsonFile { nonblocking, .. } | LogPlan::Local { nonblocking, .. } => {
+                *nonblocking
+            }
+            LogPlan::None => None,
+        };
+        let room = nonblocking.and_then(|bytes| usize::try_from(bytes).ok());
         Ok(Some(Self {
             plan: plan.clone(),
+            room: room.unwrap_or(WAITING),
+            nonblocking: nonblocking.is_some(),
             helper: Helper::None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -113,7 +125,7 @@ impl Log {
         if self.waiting.is_empty() && self.missing == 0 && self.hand_over(&head, bytes) {
             return;
         }
-        if self.is_blocked() || self.waiting_bytes + bytes.len() > WAITING {
+        if self.is_blocked() || self.waiting_bytes + bytes.len() > self.room {
             let lines = bytes.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
             self.missing += lines;
             self.lost += lines;
@@ -142,7 +154,7 @@ impl Log {
 
     /// Whether more output may be read: it is held back while the ring is full, but not for ever.
     pub fn has_room(&self) -> bool {
-        self.waiting.is_empty() || self.is_blocked()
+        self.waiting.is_empty() || self.nonblocking || self.is_blocked()
     }
 
     fn is_blocked(&self) -> bool {
@@ -299,12 +311,21 @@ fn now() -> Timestamp {
 }
 
 fn open(plan: &LogPlan) -> Result<Option<Writer>, hoy_logs::LogError> {
-    match plan {
-        LogPlan::None => Ok(None),
-        LogPlan::JsonFile { path, max_size, max_files } => {
-            Writer::open(path, *max_size, *max_files).map(Some)
+    let (path, options) = match plan {
+        LogPlan::None => return Ok(None),
+        LogPlan::JsonFile { path, max_size, max_files, compress, attributes, .. } => {
+            let (max_size, max_files, compress) = (*max_size, *max_files, *compress);
+            let attributes = attributes.clone();
+            let format = Format::Json;
+            (path, LogOptions { format, max_size, max_files, compress, attributes })
         }
-    }
+        LogPlan::Local { path, max_size, max_files, compress, .. } => {
+            let (max_size, max_files, compress) = (Some(*max_size), *max_files, *compress);
+            let format = Format::Local;
+            (path, LogOptions { format, max_size, max_files, compress, ..LogOptions::default() })
+        }
+    };
+    Writer::with(path, &options).map(Some)
 }
 
 /// The helper's whole life. It ends when its socket does, or when it has nothing to do.

@@ -109,6 +109,20 @@ pub enum LogPlan {
         path: PathBuf,
         max_size: Option<u64>,
         max_files: u32,
+        compress: bool,
+        /// Said with every record.
+        attributes: Vec<(String, String)>,
+        /// Output that the log does not take is left out of it beyond so many bytes, and the
+        /// container never waits for it.
+        nonblocking: Option<u64>,
+    },
+    /// Docker's local: shorter, and compressed where it is older.
+    Local {
+        path: PathBuf,
+        max_size: u64,
+        max_files: u32,
+        compress: bool,
+        nonblocking: Option<u64>,
     },
 }
 
