@@ -1,6 +1,6 @@
 //! Namespaces that containers share, as the kernel shows them.
 
-use hoy_e2e::{daemon, field, pid};
+use hoy_e2e::{daemon, field, give_busybox, pid};
 use hoy_testkit::{Daemon, Output};
 
 fn docker(daemon: &Daemon, line: &str) -> Output {
@@ -88,4 +88,50 @@ fn processes_and_memory_of_another_container() {
     ] {
         refused(&daemon, line, says);
     }
+}
+
+#[test]
+fn devices_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display().to_string();
+    let document = |edits: &str| {
+        format!(
+            r#"{{"cdiVersion": "0.6.0", "kind": "hoy.test/thing",
+                "containerEdits": {{"env": ["THING=all"]}},
+                "devices": [{{"name": "one", "containerEdits": {edits}}}]}}"#
+        )
+    };
+    let edits = format!(
+        r#"{{"env": ["ONE=1"], "additionalGids": [4242],
+            "deviceNodes": [{{"path": "/dev/thing", "hostPath": "/dev/zero", "permissions": "r"}}],
+            "mounts": [{{"hostPath": "{path}", "containerPath": "/documents",
+                         "options": ["ro", "nosuid", "bind"]}}]}}"#
+    );
+    std::fs::write(directory.path().join("thing.json"), document(&edits)).unwrap();
+    let daemon = Daemon::start_with(&["--cdi-spec-dir", &path]);
+    give_busybox(&daemon);
+    let script = "env | grep -E 'ONE|THING'; id -G; ls /documents; head -c 3 /dev/thing | wc -c; \
+                  echo x 2>&1 >/dev/thing; touch /documents/x 2>&1";
+    for client in ["docker", "hoy"] {
+        let words = ["run", "--rm", "--network", "none", "--device", "hoy.test/thing=one"];
+        let words = [&words[..], &["busybox", "sh", "-c", script]].concat();
+        let output = if client == "hoy" { daemon.hoy(&words) } else { daemon.docker(&words) }.run();
+        let seen = &output.stdout;
+        for says in ["ONE=1", "THING=all", "4242", "thing.json", "\n3\n", "not permitted"] {
+            assert!(seen.contains(says), "{client} {says}: {output:?}");
+        }
+        assert!(seen.contains("Read-only file system"), "{output:?}");
+    }
+    refused(
+        &daemon,
+        "run --rm --device hoy.test/thing=two busybox true",
+        "CDI device injection failed: unresolvable CDI devices hoy.test/thing=two",
+    );
+    let hooks = r#"{"hooks": [{"hookName": "createContainer", "path": "/bin/evil"}]}"#;
+    std::fs::write(directory.path().join("thing.json"), document(hooks)).unwrap();
+    refused(
+        &daemon,
+        "run --rm --device hoy.test/thing=one busybox true",
+        "the createContainer hook /bin/evil is not available yet",
+    );
 }
