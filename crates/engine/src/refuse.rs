@@ -8,9 +8,7 @@ use crate::error::{Error, Result};
 
 /// Refuses a request that asks for anything that hoy does not have.
 pub(crate) fn unbuilt(host: &HostConfig) -> Result<()> {
-    let checks: &[(bool, &str)] = &[
-        (!host.cgroup.is_empty(), "the cgroup specification"),
-    ];
+    let checks: &[(bool, &str)] = &[(!host.cgroup.is_empty(), "the cgroup specification")];
     if let Some((_, what)) = checks.iter().find(|(asked, _)| *asked) {
         return Err(Error::unavailable(what));
     }

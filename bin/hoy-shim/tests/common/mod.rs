@@ -88,7 +88,13 @@ impl Place {
 
     pub fn log_text(&self, id: &str) -> String {
         let query = hoy_logs::Query { stdout: true, stderr: true, since: None, until: None };
-        let mut log = hoy_logs::Follower::open(&self.log(id), query, hoy_logs::Tail::All).unwrap();
+        let mut log = hoy_logs::Follower::open(
+            &self.log(id),
+            hoy_logs::Format::Json,
+            query,
+            hoy_logs::Tail::All,
+        )
+        .unwrap();
         let mut text = Vec::new();
         while let Some(record) = log.next_record().unwrap() {
             text.extend(record.text);
@@ -235,7 +241,8 @@ fn process(script: &str) -> ProcessPlan {
 }
 
 pub fn exec_request(id: &str, script: &str, attach: Option<AttachRequest>) -> ExecRequest {
-    ExecRequest { id: id.to_owned(), plan: ExecPlan { process: process(script) }, attach }
+    let plan = ExecPlan { process: process(script) };
+    ExecRequest { id: id.to_owned(), plan, attach, ends_with_client: false }
 }
 
 pub fn attach_request(stdin: bool, framed: bool) -> AttachRequest {

@@ -176,15 +176,15 @@ impl Inner {
             end: EndRecord::read(&directory),
             room: Room::at(&directory),
             gone: gone.cloned().collect(),
-            log: self.last_lines(&record.id),
+            log: self.last_lines(record),
             booted: booted(),
         }
     }
 
-    fn last_lines(&self, id: &ContainerId) -> Vec<String> {
+    fn last_lines(&self, record: &Record) -> Vec<String> {
         let query = Query { stdout: true, stderr: true, since: None, until: None };
-        let path = self.log_path(id);
-        let Ok(mut follower) = Follower::open(&path, query, Tail::Last(LINES)) else {
+        let (path, format) = (self.log_path(record), crate::logging::format(&record.host));
+        let Ok(mut follower) = Follower::open(&path, format, query, Tail::Last(LINES)) else {
             return Vec::new();
         };
         let mut out = Vec::new();
