@@ -45,7 +45,7 @@ fn gpus(text: &str) -> Result<Value, String> {
     let mut capabilities = vec!["gpu".to_owned()];
     let mut options = BTreeMap::new();
     for field in csv::record(text)? {
-        let (key, value) = field.split_once('=').unwrap_or(("count", &field));
+        let (key, value) = field.split_once('=').unwrap_or(("count", field.as_str()));
         if seen.iter().any(|known| known == key) {
             return Err(format!("gpu request key '{key}' can be specified only once"));
         }
@@ -58,7 +58,7 @@ fn gpus(text: &str) -> Result<Value, String> {
             "capabilities" => capabilities = list().chain(["gpu".to_owned()]).collect(),
             "options" => {
                 for pair in csv::record(value)? {
-                    let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
+                    let (name, value) = pair.split_once('=').unwrap_or((pair.as_str(), ""));
                     options.insert(name.to_owned(), value.to_owned());
                 }
             }

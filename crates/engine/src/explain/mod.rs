@@ -16,7 +16,7 @@ use std::time::Duration;
 use hoy_logs::{Follower, Query, Tail};
 use hoy_look::{Findings, Question};
 use hoy_shim::{EndRecord, Room};
-use hoy_types::{ContainerId, Signal};
+use hoy_types::Signal;
 use hoy_wire::{Explanation, OomTask, Probe};
 
 use crate::engine::{Engine, Inner, ports};
