@@ -219,15 +219,14 @@ pub fn find(name: &str, global: &Parsed) -> Option<Plugin> {
 
 /// Words of a command that Docker forwards to its builder, with the builder's in their place.
 pub fn forwarded(words: &[String], args: &[String], builder: &str) -> Option<Vec<String>> {
-    let forms: [(&[&str], &[&str], bool); 4] = [
-        (&["builder"], &[], false),
-        (&["build"], &["build"], true),
-        (&["image", "build"], &["build"], true),
-        (&["bake"], &["bake"], false),
+    let forms: [(&[&str], &[&str]); 4] = [
+        (&["builder"], &[]),
+        (&["build"], &["build"]),
+        (&["image", "build"], &["build"]),
+        (&["bake"], &["bake"]),
     ];
-    let (old, new, build) = forms
-        .into_iter()
-        .find(|(old, ..)| args.len() >= old.len() && args[..old.len()] == **old)?;
+    let (old, new) =
+        forms.into_iter().find(|(old, _)| args.len() >= old.len() && args[..old.len()] == **old)?;
     let at = words.windows(old.len()).position(|window| window == old)?;
     let mut out = words[..at].to_vec();
     out.push(builder.to_owned());
@@ -247,7 +246,14 @@ pub fn run(
     command.args(words).env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", original());
     command.envs(more.iter().map(|(name, value)| (name, value)));
     // Where our engine is, it cannot know by Docker's rules.
-    if let Ok(choice) = connect::chosen(global)
+    // Whoever asks for help or for words needs no daemon.
+    let asks =
+        words.iter().any(|word| matches!(word.as_str(), "--help" | "-h" | "help" | "__complete"));
+    let choice = match asks {
+        true => connect::choose(&connect::Said::of(global)),
+        false => connect::chosen(global),
+    };
+    if let Ok(choice) = choice
         && choice.own
     {
         command.env("DOCKER_HOST", &choice.host);

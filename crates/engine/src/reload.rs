@@ -29,6 +29,7 @@ fn merge(old: &Settings, new: &Settings) -> (Settings, bool) {
     merged.default_runtime.clone_from(&new.default_runtime);
     merged.default_shm_size = new.default_shm_size;
     merged.default_ipc_mode.clone_from(&new.default_ipc_mode);
+    merged.default_cgroupns_mode.clone_from(&new.default_cgroupns_mode);
     let mut same = new.clone();
     // What the start has settled is not in the file.
     same.cgroup_driver = old.cgroup_driver;
@@ -62,6 +63,7 @@ fn told(settings: &Settings) -> BTreeMap<String, String> {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect();
     all.insert("debug".to_owned(), settings.debug.to_string());
+    all.insert("default-cgroupns-mode".to_owned(), settings.default_cgroupns_mode.clone());
     all.insert("default-runtime".to_owned(), settings.default_runtime.clone());
     all.insert("default-ipc-mode".to_owned(), settings.default_ipc_mode.clone());
     all.insert("default-shm-size".to_owned(), settings.default_shm_size.to_string());

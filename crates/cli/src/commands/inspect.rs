@@ -81,7 +81,8 @@ pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
         print(&pretty(&documents)?)?;
     } else {
         let lines = template::lines(text, &documents, Missing::Document)?;
-        print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
+        let lines: String = lines.into_iter().map(|line| line + "\n").collect();
+        print(if lines.is_empty() { "\n" } else { &lines })?;
     }
     if failures.is_empty() {
         return Ok(0);

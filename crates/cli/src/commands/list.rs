@@ -50,7 +50,7 @@ pub fn format_of(app: &App<'_>, setting: &str) -> Result<String> {
     let text = format.strip_prefix("table ").unwrap_or(&format);
     if !matches!(text, "" | "table" | "json" | "raw") {
         // A wrong format of a list is a failure like any other; of a document it is wrong use.
-        template::check(text).map_err(|failure| failure.with_code(1))?;
+        template::check_of_list(text)?;
     }
     Ok(format)
 }
@@ -63,7 +63,17 @@ fn whole_row(format: &str) -> bool {
 
 pub fn containers(app: &App<'_>) -> Result<u8> {
     let flags = app.flags;
-    let format = format_of(app, "psFormat")?;
+    let mut format = format_of(app, "psFormat")?;
+    if flags.switch("quiet") {
+        if !flags.text("format").is_empty() {
+            crate::say(
+                "WARNING: Ignoring custom format, because both --format and --quiet are set.",
+            );
+        }
+        if format != "raw" {
+            format.clear();
+        }
+    }
     let last = if flags.switch("latest") { 1 } else { flags.int("last") };
     if !matches!(format.as_str(), "" | "table" | "json" | "raw") {
         // A field that is not there is seen before anything is asked.

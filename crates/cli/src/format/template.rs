@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gotmpl::{MissingKey, Template, TemplateError, Value};
 use serde_json::Value as Json;
 
+use super::shape;
 use crate::failure::{Failure, Result};
 
 /// The fields of JSON objects in the order they came in: templates know sorted maps only, and
@@ -32,7 +33,52 @@ pub fn lines(text: &str, values: &[Json], missing: Missing) -> Result<Vec<String
 /// Checks a template without running it, so that a bad one costs no request.
 pub fn check(text: &str) -> Result<()> {
     let orders = Orders::default();
-    functions(Template::new(""), &orders).parse(&with_calls(text)).map(drop).map_err(bad_syntax)
+    functions(Template::new(""), &orders).parse(&with_calls(text)).map_err(bad_syntax)?;
+    shape::check(text).map_err(|why| {
+        Failure::new(format!("template parsing error: template: :1: {why}")).with_code(64)
+    })
+}
+
+/// As [`check`], in the words that lists have.
+pub fn check_of_list(text: &str) -> Result<()> {
+    check(text).map_err(|failure| {
+        let text =
+            failure.message.replacen("template parsing error:", "failed to parse template:", 1);
+        Failure::new(text)
+    })
+}
+
+/// A template's mistake as Go words it.
+fn mistake(text: &str, error: &TemplateError, missing: Missing) -> Failure {
+    let document = missing == Missing::Document;
+    let (place, why) = match error {
+        TemplateError::MissingKey { key } => {
+            let why = if document {
+                format!("map has no entry for key \"{key}\"")
+            } else {
+                format!("can't evaluate field {key}")
+            };
+            (shape::field(text, key), why)
+        }
+        TemplateError::IndexOutOfRange { index } => {
+            let why = if document {
+                "error calling index: reflect: slice index out of range".to_owned()
+            } else {
+                format!("error calling index: index out of range: {index}")
+            };
+            (shape::call(text, "index"), why)
+        }
+        TemplateError::UndefinedFunction(name) => {
+            let parse =
+                if document { "template parsing error" } else { "failed to parse template" };
+            let text = format!("{parse}: template: :1: function \"{name}\" not defined");
+            return Failure::new(text).with_code(if document { 64 } else { 1 });
+        }
+        other => (None, other.to_string()),
+    };
+    let of = if document { "template parsing error" } else { "failed to execute template" };
+    let place = place.map(|place| place + ": ").unwrap_or_default();
+    Failure::new(format!("{of}: {place}{why}"))
 }
 
 fn bad_syntax(error: TemplateError) -> Failure {
@@ -71,7 +117,7 @@ pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
             {
                 return Ok(text);
             }
-            Err(Failure::new(format!("failed to execute template: {error}")))
+            Err(mistake(text, &error, missing))
         }
     }
 }
@@ -170,59 +216,13 @@ fn label_of(labels: String) -> gotmpl::ValueFunc {
 }
 
 fn functions(template: Template, orders: &Orders) -> Template {
-    let text = |args: &[Value], index: usize| args.get(index).map(ToString::to_string);
     let orders = orders.clone();
-    template
-        .func("json", move |args| {
-            let mut out = String::new();
-            write_json(args.first().unwrap_or(&Value::Nil), &orders, &mut out);
-            Ok(Value::String(out.into()))
-        })
-        .func("upper", move |args| {
-            Ok(Value::String(text(args, 0).unwrap_or_default().to_uppercase().into()))
-        })
-        .func("lower", move |args| {
-            Ok(Value::String(text(args, 0).unwrap_or_default().to_lowercase().into()))
-        })
-        .func("title", move |args| {
-            let text = text(args, 0).unwrap_or_default();
-            let mut letters = text.chars();
-            let titled = letters.next().map(|first| first.to_uppercase().chain(letters).collect());
-            let titled: String = titled.unwrap_or_default();
-            Ok(Value::String(titled.into()))
-        })
-        .func("split", move |args| {
-            let (whole, by) =
-                (text(args, 0).unwrap_or_default(), text(args, 1).unwrap_or_default());
-            Ok(Value::List(whole.split(&by).map(|part| Value::String(part.into())).collect()))
-        })
-        .func("join", move |args| {
-            let by = text(args, 1).unwrap_or_default();
-            let parts: Vec<String> = match args.first() {
-                Some(Value::List(values)) => values.iter().map(ToString::to_string).collect(),
-                _ => Vec::new(),
-            };
-            Ok(Value::String(parts.join(&by).into()))
-        })
-        .func("pad", move |args| {
-            let count = |index: usize| {
-                args.get(index).and_then(Value::as_int).and_then(|n| usize::try_from(n).ok())
-            };
-            let (before, after) = (count(1).unwrap_or(0), count(2).unwrap_or(0));
-            let (before, after) = (before.min(4096), after.min(4096));
-            let text = text(args, 0).unwrap_or_default();
-            if text.is_empty() {
-                return Ok(Value::String(text.into()));
-            }
-            let text = format!("{}{text}{}", " ".repeat(before), " ".repeat(after));
-            Ok(Value::String(text.into()))
-        })
-        .func("truncate", move |args| {
-            let text = text(args, 0).unwrap_or_default();
-            let length = args.get(1).and_then(Value::as_int).unwrap_or(0);
-            let length = usize::try_from(length).unwrap_or(0);
-            Ok(Value::String(text.chars().take(length).collect::<String>().into()))
-        })
+    let json = move |value: &Value| {
+        let mut out = String::new();
+        write_json(value, &orders, &mut out);
+        out
+    };
+    super::functions::of_values(template, Arc::new(json))
 }
 
 /// As Go's encoder writes a string: safe inside HTML, too.
@@ -289,7 +289,12 @@ pub fn header(text: &str, headers: &Headers) -> Result<String> {
         row.insert(key.clone(), name.into());
         text.replace_range(at..at + ".Label \"".len() + end + 1, &format!(".{key}"));
     }
-    one(&text, &Json::Object(row), Missing::Document)
+    let mut orders = HashMap::new();
+    let root = convert(&Json::Object(row), &mut orders);
+    let template = super::functions::of_headers(Template::new(""));
+    let template = template.missing_key(MissingKey::Invalid).parse(&text).map_err(bad_syntax)?;
+    let result = template.execute_to_string(&root);
+    result.map_err(|error| mistake(&text, &error, Missing::Mistake))
 }
 
 #[cfg(test)]
@@ -315,7 +320,9 @@ mod tests {
         let value = json!({"Config": {"Labels": {"a": "b"}}});
         assert_eq!(run("{{.Config.Labels.a}}", value.clone()), "b");
         assert_eq!(run("{{.Config.Labels.gone}}", value.clone()), "<no value>");
-        assert!(run("{{.Gone}}", value).contains("failed to execute template"));
+        let says = "template parsing error: template: :1:2: executing \"\" at <.Gone>: map has no entry for key \"Gone\"";
+        assert_eq!(run("{{.Gone}}", value.clone()), says);
+        assert_eq!(run("{{index .Config.Labels \"gone\"}}", value), "");
         assert!(check("{{.X").unwrap_err().message.contains("template parsing error"));
     }
 
