@@ -41,7 +41,8 @@ pub fn moment(text: &str, name: &str) -> Result<String> {
         return Ok(text.to_owned());
     }
     if let Ok(nanos) = duration(text) {
-        return Ok(shown(Timestamp::from_nanos(human::now().nanos() - nanos)));
+        // Whole seconds, as Docker's.
+        return Ok(Timestamp::from_nanos(human::now().nanos() - nanos).seconds().to_string());
     }
     let bad = || {
         Failure::new(format!(
