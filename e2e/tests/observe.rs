@@ -195,7 +195,7 @@ fn events() {
     wait_until("what follows the last death is written", || {
         written().is_ok_and(|text| text.matches("\"disconnect\"").count() == 3)
     });
-    // Lengths of time are told in whole seconds.
+    // Docker's client tells lengths of time in whole seconds.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let since = ["--since", begun.as_str()];
     let all = told(&daemon, &since);

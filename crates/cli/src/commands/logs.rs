@@ -41,8 +41,7 @@ pub fn moment(text: &str, name: &str) -> Result<String> {
         return Ok(text.to_owned());
     }
     if let Ok(nanos) = duration(text) {
-        // Whole seconds, as Docker's.
-        return Ok(Timestamp::from_nanos(human::now().nanos() - nanos).seconds().to_string());
+        return Ok(shown(Timestamp::from_nanos(human::now().nanos() - nanos)));
     }
     let bad = || {
         Failure::new(format!(
