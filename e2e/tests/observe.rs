@@ -65,7 +65,7 @@ fn statistics() {
     assert_eq!(number(&busy["cpu_stats"]["online_cpus"]), cpus);
 
     // The network that it is in, as the container itself counts; nobody's own has none.
-    daemon.hoy(&["exec", "quiet", "ping", "-c3", "-W1", "172.17.0.1"]).run();
+    daemon.hoy(&["exec", "quiet", "ping", "-c1", "-W1", "172.17.0.1"]).run();
     let inside = daemon.hoy(&["exec", "quiet", "cat", "/sys/class/net/eth0/statistics/tx_packets"]);
     let inside: u64 = inside.run().ok().trim().parse().expect("a number");
     let sent = |name: &str| {
@@ -195,6 +195,8 @@ fn events() {
     wait_until("what follows the last death is written", || {
         written().is_ok_and(|text| text.matches("\"disconnect\"").count() == 3)
     });
+    // Docker's client tells lengths of time in whole seconds.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let since = ["--since", begun.as_str()];
     let all = told(&daemon, &since);
     let of = |filters: &[&str]| told(&daemon, &[&since, filters].concat());

@@ -284,14 +284,15 @@ impl ExecSession {
             ends_with_client: self.ends_with_client,
         };
         let request = Box::new(request);
+        // Before its end can be told.
+        let action = format!("exec_start: {command}");
+        inner.container_event(&record, &action, &[("execID", self.id.clone())]);
         let result = self.handle.ask(|done| Command::Exec { request, client, done }).await;
         match result {
             Ok(Ok(pid)) => {
                 if let Some(state) = execs(inner).get_mut(&self.id) {
                     state.pid = pid;
                 }
-                let action = format!("exec_start: {command}");
-                inner.container_event(&record, &action, &[("execID", self.id.clone())]);
                 Ok(Ok(()))
             }
             Ok(Err(failure)) => {
