@@ -168,6 +168,58 @@ fn policies() {
     assert!(text.contains("AutoRemove is enabled"), "{text}");
 }
 
+/// A signal that the first process is sure to lose is not waited for, unless somebody names a time
+/// or the daemon is set otherwise; who can hear it is asked.
+#[test]
+fn stops_in_vain() {
+    let mut daemon = daemon();
+    let loops = "while :; do sleep 0.05; done";
+    start(&daemon, "deaf", "", "exec sleep 1000");
+    start(&daemon, "hears", "", &format!("trap 'exit 5' TERM; {loops}"));
+    start(&daemon, "init", "--init", "exec sleep 1000");
+    start(&daemon, "hangup", "--stop-signal HUP", &format!("trap 'exit 6' TERM; {loops}"));
+    start(&daemon, "patient", "", "exec sleep 1000");
+    start(&daemon, "given", "--stop-timeout 1", "exec sleep 1000");
+    start(&daemon, "other", "", "exec sleep 1000");
+    let clients: Vec<_> = [
+        daemon.hoy(&["stop", "deaf", "hears", "init", "hangup"]),
+        daemon.hoy(&["stop", "-t", "1", "patient"]),
+        daemon.hoy(&["stop", "given"]),
+        daemon.docker(&["stop", "-t", "1", "other"]),
+    ]
+    .into_iter()
+    .map(Run::spawn)
+    .collect();
+    for client in clients {
+        assert!(client.wait_with_output().unwrap().status.success());
+    }
+    let code = |name: &str| field(&daemon, name, "{{.State.ExitCode}}");
+    let names = ["deaf", "hears", "init", "hangup", "patient", "given", "other"];
+    assert_eq!(names.map(code), ["137", "5", "143", "137", "137", "137", "137"]);
+    let in_vain = |name: &str| {
+        let (filter, until) = (format!("container={name}"), until());
+        let format = "{{.Actor.Attributes.signalInVain}}";
+        let args = ["events", "--since", "1", "--until", &until, "-f", &filter, "-f", "event=stop"];
+        let told = daemon.docker(&args).args(["--format", format]).run();
+        told.ok().trim().replace("<no value>", "")
+    };
+    assert_eq!(names.map(in_vain), ["15", "", "", "1", "", "", ""]);
+
+    let stop = |daemon: &Daemon, agent: &str| {
+        run(daemon, "start deaf");
+        let url = "http://hoy/containers/deaf/stop";
+        daemon
+            .curl(&["-i", "-A", agent, "-X", "POST", url])
+            .ok()
+            .contains("Hoy-Stopped: killed at once")
+    };
+    assert!(stop(&daemon, "Hoy-Client/1"));
+    assert_eq!(daemon.terminate(), Some(0));
+    daemon.set_arguments(&["--instant-stop", "all"]);
+    daemon.launch();
+    assert!(stop(&daemon, "anybody"));
+}
+
 /// Those of a list that run.
 fn running(daemon: &Daemon) -> Vec<String> {
     let output = daemon.docker(&["ps", "--format", "{{.Names}}", "-f", "status=running"]).run();
