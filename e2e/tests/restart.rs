@@ -117,9 +117,7 @@ fn policies() {
     run(&daemon, "update --restart always updated");
     let first = pid(&daemon, "updated");
     kill(first);
-    wait_until("another runs", || {
-        !matches!(pid(&daemon, "updated"), 0) && pid(&daemon, "updated") != first
-    });
+    wait_until("another runs", || ![0, first].contains(&pid(&daemon, "updated")));
     assert_eq!(state(&daemon, "updated"), "running 0 1");
     run(&daemon, "update --restart no updated");
     kill(pid(&daemon, "updated"));
@@ -233,17 +231,17 @@ fn the_daemon_and_the_machine_end() {
     let mut daemon = daemon();
     let sleep = "sleep 1000";
     start(&daemon, "always", "--restart always -p 8080:80", "httpd -f -h /etc");
-    start(&daemon, "always-stopped", "--restart always --stop-timeout 0", sleep);
+    start(&daemon, "stopped-always", "--restart always --stop-timeout 0", sleep);
     start(&daemon, "unless", "--restart unless-stopped", sleep);
-    start(&daemon, "unless-stopped", "--restart unless-stopped --stop-timeout 0", sleep);
+    start(&daemon, "stopped-unless", "--restart unless-stopped --stop-timeout 0", sleep);
     start(&daemon, "failing", "--restart on-failure", sleep);
-    start(&daemon, "failing-stopped", "--restart on-failure --stop-timeout 0", sleep);
+    start(&daemon, "stopped-failing", "--restart on-failure --stop-timeout 0", sleep);
     start(&daemon, "never", "", sleep);
     start(&daemon, "removed", "--rm", sleep);
     start(&daemon, "beside", "--restart always --network container:always", sleep);
     start(&daemon, "linked", "--restart always --link always:web", sleep);
     run(&daemon, "create --name created --restart always busybox sleep 1000");
-    for name in ["always-stopped", "unless-stopped", "failing-stopped"] {
+    for name in ["stopped-always", "stopped-unless", "stopped-failing"] {
         run(&daemon, &format!("stop {name}"));
     }
     let kept = ["always", "unless", "never", "beside", "linked"];
@@ -255,21 +253,21 @@ fn the_daemon_and_the_machine_end() {
     kill(failing);
     daemon.launch();
     let all =
-        ["always", "always-stopped", "beside", "failing", "linked", "never", "removed", "unless"];
+        ["always", "beside", "failing", "linked", "never", "removed", "stopped-always", "unless"];
     wait_until("all are back", || running(&daemon) == all);
     assert_eq!(kept.map(|name| pid(&daemon, name)), before);
     assert_ne!(pid(&daemon, "failing"), failing);
     assert_eq!(happened(&daemon, "failing"), ["create", "start", "die 137", "start"]);
     assert_eq!(happened(&daemon, "always"), ["create", "start"]);
-    run(&daemon, "stop always-stopped");
+    run(&daemon, "stop stopped-always");
 
     daemon.lose_machine();
     daemon.launch();
-    let all = ["always", "always-stopped", "beside", "failing", "linked", "unless"];
+    let all = ["always", "beside", "failing", "linked", "stopped-always", "unless"];
     wait_until("those with a policy are back", || running(&daemon) == all);
     assert_eq!(state(&daemon, "never"), "exited 255 0");
     assert_eq!(field(&daemon, "created", "{{.State.Status}}"), "created");
-    for name in ["unless-stopped", "failing-stopped"] {
+    for name in ["stopped-unless", "stopped-failing"] {
         assert_eq!(state(&daemon, name), "exited 137 0", "{name}");
     }
     assert_eq!(happened(&daemon, "unless"), ["create", "start", "die 255", "start"]);
