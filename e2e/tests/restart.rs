@@ -117,9 +117,7 @@ fn policies() {
     run(&daemon, "update --restart always updated");
     let first = pid(&daemon, "updated");
     kill(first);
-    wait_until("another runs", || {
-        !matches!(pid(&daemon, "updated"), 0) && pid(&daemon, "updated") != first
-    });
+    wait_until("another runs", || ![0, first].contains(&pid(&daemon, "updated")));
     assert_eq!(state(&daemon, "updated"), "running 0 1");
     run(&daemon, "update --restart no updated");
     kill(pid(&daemon, "updated"));
@@ -168,6 +166,58 @@ fn policies() {
     assert!(text.contains("AutoRemove is enabled"), "{text}");
 }
 
+/// A signal that the first process is sure to lose is not waited for, unless somebody names a time
+/// or the daemon is set otherwise; who can hear it is asked.
+#[test]
+fn stops_in_vain() {
+    let mut daemon = daemon();
+    let loops = "while :; do sleep 0.05; done";
+    start(&daemon, "deaf", "", "exec sleep 1000");
+    start(&daemon, "hears", "", &format!("trap 'exit 5' TERM; {loops}"));
+    start(&daemon, "init", "--init", "exec sleep 1000");
+    start(&daemon, "hangup", "--stop-signal HUP", &format!("trap 'exit 6' TERM; {loops}"));
+    start(&daemon, "patient", "", "exec sleep 1000");
+    start(&daemon, "given", "--stop-timeout 1", "exec sleep 1000");
+    start(&daemon, "other", "", "exec sleep 1000");
+    let clients: Vec<_> = [
+        daemon.hoy(&["stop", "deaf", "hears", "init", "hangup"]),
+        daemon.hoy(&["stop", "-t", "1", "patient"]),
+        daemon.hoy(&["stop", "given"]),
+        daemon.docker(&["stop", "-t", "1", "other"]),
+    ]
+    .into_iter()
+    .map(Run::spawn)
+    .collect();
+    for client in clients {
+        assert!(client.wait_with_output().unwrap().status.success());
+    }
+    let code = |name: &str| field(&daemon, name, "{{.State.ExitCode}}");
+    let names = ["deaf", "hears", "init", "hangup", "patient", "given", "other"];
+    assert_eq!(names.map(code), ["137", "5", "143", "137", "137", "137", "137"]);
+    let in_vain = |name: &str| {
+        let (filter, until) = (format!("container={name}"), until());
+        let format = "{{.Actor.Attributes.signalInVain}}";
+        let args = ["events", "--since", "1", "--until", &until, "-f", &filter, "-f", "event=stop"];
+        let told = daemon.docker(&args).args(["--format", format]).run();
+        told.ok().trim().replace("<no value>", "")
+    };
+    assert_eq!(names.map(in_vain), ["15", "", "", "1", "", "", ""]);
+
+    let stop = |daemon: &Daemon, agent: &str| {
+        run(daemon, "start deaf");
+        let url = "http://hoy/containers/deaf/stop";
+        daemon
+            .curl(&["-i", "-A", agent, "-X", "POST", url])
+            .ok()
+            .contains("Hoy-Stopped: killed at once")
+    };
+    assert!(stop(&daemon, "Hoy-Client/1"));
+    assert_eq!(daemon.terminate(), Some(0));
+    daemon.set_arguments(&["--instant-stop", "all"]);
+    daemon.launch();
+    assert!(stop(&daemon, "anybody"));
+}
+
 /// Those of a list that run.
 fn running(daemon: &Daemon) -> Vec<String> {
     let output = daemon.docker(&["ps", "--format", "{{.Names}}", "-f", "status=running"]).run();
@@ -181,17 +231,17 @@ fn the_daemon_and_the_machine_end() {
     let mut daemon = daemon();
     let sleep = "sleep 1000";
     start(&daemon, "always", "--restart always -p 8080:80", "httpd -f -h /etc");
-    start(&daemon, "always-stopped", "--restart always --stop-timeout 0", sleep);
+    start(&daemon, "stopped-always", "--restart always --stop-timeout 0", sleep);
     start(&daemon, "unless", "--restart unless-stopped", sleep);
-    start(&daemon, "unless-stopped", "--restart unless-stopped --stop-timeout 0", sleep);
+    start(&daemon, "stopped-unless", "--restart unless-stopped --stop-timeout 0", sleep);
     start(&daemon, "failing", "--restart on-failure", sleep);
-    start(&daemon, "failing-stopped", "--restart on-failure --stop-timeout 0", sleep);
+    start(&daemon, "stopped-failing", "--restart on-failure --stop-timeout 0", sleep);
     start(&daemon, "never", "", sleep);
     start(&daemon, "removed", "--rm", sleep);
     start(&daemon, "beside", "--restart always --network container:always", sleep);
     start(&daemon, "linked", "--restart always --link always:web", sleep);
     run(&daemon, "create --name created --restart always busybox sleep 1000");
-    for name in ["always-stopped", "unless-stopped", "failing-stopped"] {
+    for name in ["stopped-always", "stopped-unless", "stopped-failing"] {
         run(&daemon, &format!("stop {name}"));
     }
     let kept = ["always", "unless", "never", "beside", "linked"];
@@ -203,21 +253,21 @@ fn the_daemon_and_the_machine_end() {
     kill(failing);
     daemon.launch();
     let all =
-        ["always", "always-stopped", "beside", "failing", "linked", "never", "removed", "unless"];
+        ["always", "beside", "failing", "linked", "never", "removed", "stopped-always", "unless"];
     wait_until("all are back", || running(&daemon) == all);
     assert_eq!(kept.map(|name| pid(&daemon, name)), before);
     assert_ne!(pid(&daemon, "failing"), failing);
     assert_eq!(happened(&daemon, "failing"), ["create", "start", "die 137", "start"]);
     assert_eq!(happened(&daemon, "always"), ["create", "start"]);
-    run(&daemon, "stop always-stopped");
+    run(&daemon, "stop stopped-always");
 
     daemon.lose_machine();
     daemon.launch();
-    let all = ["always", "always-stopped", "beside", "failing", "linked", "unless"];
+    let all = ["always", "beside", "failing", "linked", "stopped-always", "unless"];
     wait_until("those with a policy are back", || running(&daemon) == all);
     assert_eq!(state(&daemon, "never"), "exited 255 0");
     assert_eq!(field(&daemon, "created", "{{.State.Status}}"), "created");
-    for name in ["unless-stopped", "failing-stopped"] {
+    for name in ["stopped-unless", "stopped-failing"] {
         assert_eq!(state(&daemon, name), "exited 137 0", "{name}");
     }
     assert_eq!(happened(&daemon, "unless"), ["create", "start", "die 255", "start"]);

@@ -791,7 +791,10 @@ impl Driver {
     async fn start_now(&mut self) -> Result<()> {
         let _tree = self.files_for_itself().await?;
         let before = self.record.state.clone();
-        self.record.state.phase = Phase::Starting;
+        // As with Docker, one that comes back is restarting until it runs.
+        if before.phase != Phase::Restarting {
+            self.record.state.phase = Phase::Starting;
+        }
         self.record.state.error.clear();
         self.publish();
         match self.try_start().await {
