@@ -259,8 +259,14 @@ impl ExecSession {
             plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
         // As the first process was told; of what has stopped since, nothing.
         let links = inner.links_of_the_bridge(&record).unwrap_or_default();
-        let process =
+        let mut process =
             plan::with_links(process, links.into_iter().flat_map(|link| link.environment));
+        // The same of devices that have a name.
+        let devices = crate::cdi::edits(&record.host, &inner.settings).unwrap_or_default();
+        process.additional_groups.extend(devices.groups);
+        let said = devices.environment.iter().filter_map(|entry| entry.split_once('='));
+        let said = said.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let process = plan::with_links(process, said);
         let mut client: Option<OwnedFd> = None;
         let attach = conn.map(|conn| {
             client = Some(conn.fd);

@@ -9,6 +9,7 @@ use hoy_wire::{ContainerConfig, HostConfig};
 
 use crate::engine::Inner;
 use crate::error::{Error, Result};
+use crate::life::Phase;
 use crate::record::Record;
 
 /// The processes (pidfd) whose namespaces a container is to have.
@@ -124,6 +125,11 @@ impl Inner {
         let handle = self.registry.find(id)?;
         let record = handle.record();
         let not_running = || Error::conflict(format!("container {id} is not running"));
+        if record.state.phase == Phase::Restarting {
+            return Err(Error::conflict(format!(
+                "Container {id} is restarting, wait until the container is running"
+            )));
+        }
         if !record.state.phase.is_alive() {
             return Err(not_running());
         }
