@@ -22,6 +22,8 @@ enum State {
     /// As Docker does, which has a reason.
     Refused(String),
     Unbuilt(String),
+    /// Of Windows, or of long ago: taken by Docker, too, and without a meaning.
+    Nothing,
     /// Taken without a look: never.
     Ignored,
 }
@@ -33,10 +35,33 @@ impl State {
             Self::Refused(why) => format!("refused: {why}"),
             Self::Unbuilt(what) if what.is_empty() => "refused, not built yet".into(),
             Self::Unbuilt(what) => format!("refused, not built yet: {what}"),
+            Self::Nothing => "mean nothing on Linux, to Docker as well".into(),
             Self::Ignored => "PARSED BUT IGNORED".into(),
         }
     }
 }
+
+const VOID: &[&str] = &["cpu-count", "cpu-percent", "disable-content-trust"];
+
+/// Commands whose flags can be tried on a container or an image that is not there.
+const HARMLESS: &[&str] = &[
+    "container attach",
+    "container exec",
+    "container inspect",
+    "container kill",
+    "container logs",
+    "container ls",
+    "container restart",
+    "container rm",
+    "container start",
+    "container stop",
+    "container update",
+    "image history",
+    "image inspect",
+    "image ls",
+    "image rm",
+    "image save",
+];
 
 const NOT_YET: &str = " is not available yet";
 
@@ -232,6 +257,24 @@ fn probe(daemon: &Daemon, flag: &str, kind: &str) -> State {
     }
 }
 
+/// Whether a flag of one of the harmless commands is refused because it is not built.
+fn refuses(daemon: &Daemon, canonical: &str, flag: &str, kind: &str) -> Option<State> {
+    let value = match kind {
+        "bool" => "true",
+        "list" | "filter" => "a=b",
+        _ if kind.starts_with("int") || kind.starts_with("uint") => "1",
+        _ => "x",
+    };
+    let said = format!("--{flag}={value}");
+    let mut args: Vec<&str> = canonical.split(' ').collect();
+    args.push(&said);
+    args.extend(if canonical.ends_with("ls") { &[][..] } else { &["nosuch"] });
+    args.extend((canonical == "container exec").then_some("true"));
+    let error = daemon.hoy(&args).run().stderr;
+    let line = error.lines().find(|line| line.contains(NOT_YET))?;
+    Some(State::Unbuilt(line.trim_start_matches("hoy: ").replace(NOT_YET, "")))
+}
+
 /// States of `container create`'s flags, which are those of `run`, too.
 fn of_create(daemon: &Daemon, flags: &[(&str, &str)]) -> BTreeMap<String, State> {
     let parts: Vec<_> = flags.chunks(flags.len().div_ceil(3)).collect();
@@ -267,8 +310,12 @@ fn command_line(daemon: &Daemon) -> Vec<Row> {
         rows.map(|row| (row[2].trim_start_matches("--"), row[4])).collect()
     };
     let made = of_create(daemon, &of("docker container create"));
+    let mut refused: BTreeMap<(String, String), State> = BTreeMap::new();
     let mut out = Vec::new();
-    for row in rows(COMMANDS).filter(|row| row[0] == "command") {
+    // The canonical names first, which are tried.
+    let mut all: Vec<Vec<&str>> = rows(COMMANDS).filter(|row| row[0] == "command").collect();
+    all.sort_by_key(|row| row[1].split(' ').count() < 3);
+    for row in all {
         let path = row[1].strip_prefix("docker").unwrap_or(row[1]).trim_start();
         let known = grammar.get(path);
         let marks = known.map_or("", |fields| fields[5].as_str());
@@ -279,19 +326,34 @@ fn command_line(daemon: &Daemon) -> Vec<Row> {
         let table = if path.is_empty() { "global" } else { canonical };
         let ours = flags_of(table);
         let mut states = BTreeMap::new();
-        for (flag, _) in of(row[1]).into_iter().filter(|_| state == State::Done) {
+        for (flag, kind) in of(row[1]).into_iter().filter(|_| state == State::Done) {
             let is_create = matches!(canonical, "container create" | "container run");
             let looked_at = code.contains(&format!("\"{flag}\""));
             let state = match made.get(flag).filter(|_| is_create) {
+                _ if VOID.contains(&flag) && ours.contains(flag) => State::Nothing,
                 Some(state) => state.clone(),
                 None if !ours.contains(flag) && flag != "help" => State::Unbuilt(String::new()),
                 None if !looked_at => State::Ignored,
                 None => State::Done,
             };
+            // Twins are the same program.
+            let tried = state == State::Done && HARMLESS.contains(&canonical) && path == canonical;
+            if let Some(state) = refused.get(&(canonical.to_owned(), flag.to_owned())) {
+                states.insert(flag.to_owned(), state.clone());
+                continue;
+            }
+            let state = match tried.then(|| refuses(daemon, canonical, flag, kind)).flatten() {
+                Some(state) => {
+                    refused.insert((canonical.to_owned(), flag.to_owned()), state.clone());
+                    state
+                }
+                None => state,
+            };
             states.insert(flag.to_owned(), state);
         }
         out.push(Row { command: row[1].to_owned(), state, flags: states });
     }
+    out.sort_by(|one, other| one.command.cmp(&other.command));
     out
 }
 
@@ -300,7 +362,7 @@ fn counted<'a>(states: impl Iterator<Item = &'a State>) -> String {
     for state in states {
         all += 1;
         match state {
-            State::Done => done += 1,
+            State::Done | State::Nothing => done += 1,
             State::Refused(_) => refused += 1,
             State::Unbuilt(_) => unbuilt += 1,
             State::Ignored => {}

@@ -77,7 +77,7 @@ fn dockerode() {
 const REAPER: &str = r#"
 printf '%s\n' '#!/bin/sh' \
   'echo "reaper: Started!"' \
-  'exec nc -lk -p 8080 -e /serve' > start
+  'while :; do nc -l -p 8080 -e /serve; done' > start
 printf '%s\n' '#!/bin/sh' \
   'while read -r line; do' \
   '  labels="$labels $(echo "$line" | tr "&" "\n" | sed -n "s/^label=/--filter label=/p" | sed "s/%3D/=/g" | tr "\n" " ")"' \

@@ -3,6 +3,7 @@
 //! Each task does all of its own set-up, missing Debian packages included, so that a clone is
 //! all that anybody needs.
 
+mod clients;
 mod deb;
 mod guest;
 mod lanes;

@@ -60,6 +60,7 @@ pub fn check() -> Result<()> {
 
 pub fn test(args: &[String]) -> Result<()> {
     packages(TEST_PACKAGES)?;
+    let clients = crate::clients::prepare();
     let images = make_images()?;
     let directory = programs::target_directory().join("programs");
     let weakened = programs::target_directory().join("weakened-programs");
@@ -67,9 +68,11 @@ pub fn test(args: &[String]) -> Result<()> {
     programs::build_into(&directory, Effort::Quick)?;
     // What it could not make is told by the test that needs it.
     let _ = images.join();
+    let clients = clients.join().unwrap_or_default();
     let mut environment = vec![
         ("HOY_PROGRAMS", OsString::from(directory)),
         ("HOY_WEAK_PROGRAMS", OsString::from(weakened)),
+        ("HOY_CLIENTS", OsString::from(clients)),
     ];
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         // They wait more than they work: for daemons, packets and deadlines.

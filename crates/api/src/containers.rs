@@ -168,7 +168,13 @@ async fn create(engine: &Engine, conn: &mut Conn, head: &Head, query: &Query) ->
     let name = query.get("name").filter(|name| !name.is_empty()).map(str::to_owned);
     let platform = query.get("platform").filter(|_| conn.version >= shape::PLATFORMS);
     let platform = platform.map(str::to_owned);
-    let mut created = engine.create(name, platform, request).await?;
+    let created = engine.create(name, platform, request).await.map_err(ApiError::from);
+    // A client that hears 404 fetches the image and asks again: that is for images alone.
+    let mut created =
+        created.map_err(|error| match error.message.starts_with("No such container") {
+            true => ApiError::bad(error.message),
+            false => error,
+        })?;
     created.warnings.get_or_insert_default().extend(warnings);
     conn.json_answer(201, &created).await
 }

@@ -99,5 +99,14 @@ async fn prune_of(engine: &Engine, conn: &mut Conn, what: &str, query: &Query) -
     if mode.trial && mode.after_containers {
         answer["AfterContainers"] = true.into();
     }
+    if query.flag("stream") && conn.version >= shape::PRUNES_IN_STREAMS {
+        conn.begin(200, "application/jsonl").await?;
+        for line in shape::prune_lines(&answer) {
+            let mut line = line.to_string().into_bytes();
+            line.push(b'\n');
+            conn.chunk(&line).await?;
+        }
+        return conn.finish().await;
+    }
     conn.json_answer(200, &answer).await
 }

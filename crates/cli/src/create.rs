@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::contexts::io_words;
 use crate::device_requests;
 use crate::mounts;
 use crate::networking;
@@ -24,6 +25,14 @@ pub fn body(flags: &Parsed, image: &str, command: &[String], detached: bool) -> 
         if flags.switch(gone) {
             return Err(format!("--{gone} is not available yet"));
         }
+    }
+    let shared =
+        |mode: &str| mode.split_once(':').is_some_and(|(k, v)| k == "container" && !v.is_empty());
+    if !matches!(flags.text("pid"), "" | "host") && !shared(flags.text("pid")) {
+        return Err("--pid: invalid PID mode".to_owned());
+    }
+    if !matches!(flags.text("uts"), "" | "host") {
+        return Err("--uts: invalid UTS mode".to_owned());
     }
     let (exposed, published) = publish::ports(flags)?;
     let (binds, volumes) = mounts::volumes(flags)?;
@@ -143,8 +152,8 @@ pub fn attached(flags: &Parsed, detached: bool) -> Result<Attached> {
 pub fn environment(flags: &Parsed) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in flags.list("env-file") {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| format!("open {path}: {error}"))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("open {path}: {}", io_words(&error)))?;
         for line in text.trim_start_matches('\u{feff}').lines() {
             let line = line.trim_start();
             if line.is_empty() || line.starts_with('#') {
@@ -183,8 +192,8 @@ fn labels(flags: &Parsed) -> Result<BTreeMap<String, String>> {
         all.insert(key.to_owned(), value.to_owned());
     };
     for path in flags.list("label-file") {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| format!("open {path}: {error}"))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("open {path}: {}", io_words(&error)))?;
         text.lines()
             .map(str::trim_start)
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -387,7 +396,7 @@ fn security(flags: &Parsed) -> Result<(Vec<String>, bool)> {
                 all.push(format!("seccomp={}", seccomp_profile(path)?));
             }
             ("no-new-privileges", _) => all.push(option.clone()),
-            (_, "") => return Err(format!("invalid --security-opt: \"{option}\"")),
+            (_, "") => return Err(format!("Invalid --security-opt: \"{option}\"")),
             _ => all.push(option.clone()),
         }
     }
@@ -560,7 +569,7 @@ mod tests {
         assert_eq!(says(&["-p", "x", "y"]), "invalid containerPort: x");
         assert_eq!(says(&["--network", "", "y"]), "no name set for network");
         assert!(says(&["--mount", "type=bind", "y"]).contains("target is required"));
-        assert!(says(&["--security-opt", "nonsense", "y"]).contains("invalid --security-opt"));
+        assert!(says(&["--security-opt", "nonsense", "y"]).contains("Invalid --security-opt"));
         assert!(says(&["--add-host", "x", "y"]).contains("bad format for add-host"));
     }
 }

@@ -18,6 +18,7 @@ const MAX_EXPRESSION: usize = 1 << 18;
 
 const FILTERS: &[&str] = &[
     "ancestor",
+    "annotation",
     "before",
     "exited",
     "expose",
@@ -126,6 +127,7 @@ impl Filter {
             };
             match name.as_str() {
                 "label" => values.iter().all(|value| has_label(record, value)),
+                "annotation" => wire::has_labels(values, Some(&record.host.annotations)),
                 "id" => any(&|value| matches(value, record.key())),
                 // With the slash before it, and without.
                 "name" => any(&|value| {

@@ -245,6 +245,10 @@ pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary 
             networks: Some(endpoints(inner, record)),
         }),
         mounts: Some(mounts(inner, record)),
+        health: health::shown(record).map(|health| wire::HealthSummary {
+            status: health.status,
+            failing_streak: health.failing_streak,
+        }),
         ..wire::ContainerSummary::default()
     }
 }

@@ -243,6 +243,9 @@ pub struct HostConfig {
     pub readonly_paths: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// Since 1.56: of what the container runs. Only said, to be refused.
+    #[serde(skip_serializing)]
+    pub umask: Option<serde_json::Value>,
 }
 
 /// `container.LogConfig`.

@@ -115,6 +115,7 @@ const main = async () => {
   const told = `${await collect(events)}`.split('\n').filter(Boolean).map((line) => JSON.parse(line).Action);
   seen.events = told.filter((one) => ['create', 'attach', 'start', 'die', 'destroy'].includes(one));
   console.log(JSON.stringify(seen));
+  process.exit(0);
 };
 
 main().catch((error) => {

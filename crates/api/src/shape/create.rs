@@ -53,6 +53,9 @@ fn host_of(host: &mut wire::HostConfig, version: Version) -> Result<(), ApiError
     if version < (1, 43) {
         host.annotations.clear();
     }
+    if host.umask.take().is_some() && version >= (1, 56) {
+        return Err(ApiError::new(501, "HostConfig.Umask is not available yet"));
+    }
     host.mounts.iter_mut().try_for_each(|mount| mount_of(mount, version))
 }
 
@@ -290,6 +293,9 @@ mod tests {
         assert!(volume(41).tmpfs_options.is_none() && volume(42).tmpfs_options.is_some());
         assert_eq!(volume(44).volume_options.unwrap().subpath, "");
         assert_eq!(volume(45).volume_options.unwrap().subpath, "x");
+        let umask = r#"{"HostConfig":{"Umask":18}}"#;
+        assert!(create(&mut request(umask), (1, 55)).is_ok());
+        assert_eq!(create(&mut request(umask), (1, 56)).unwrap_err().status, 501);
         let image = r#"{"HostConfig":{"Mounts":[{"Type":"image"}]}}"#;
         assert!(create(&mut request(image), (1, 47)).is_err());
         assert!(create(&mut request(image), (1, 48)).is_ok());

@@ -15,7 +15,7 @@ pub(crate) use answers::{
     container, containers, event, image, images, info, network, networks, stats, stream_of_events,
 };
 pub(crate) use create::{create, update};
-pub(crate) use usage::{usage, usage_kinds};
+pub(crate) use usage::{prune_lines, usage, usage_kinds};
 
 /// Of the API, as in `/v1.50/info`.
 pub(crate) type Version = (u32, u32);
@@ -41,6 +41,8 @@ pub(crate) const SPARES_NAMED: Version = (1, 42);
 pub(crate) const SIZES_CONSOLES: Version = (1, 42);
 /// The first version that tells streams with headers by their type.
 pub(crate) const TELLS_STREAMS: Version = (1, 42);
+/// The first version whose prune can answer line by line.
+pub(crate) const PRUNES_IN_STREAMS: Version = (1, 56);
 /// The first version that knows of gateways' priorities and of networks without IPv4.
 pub(crate) const PRIORITIES: Version = (1, 48);
 

@@ -91,6 +91,27 @@ pub(crate) fn usage(
     Ok(old)
 }
 
+/// A prune's report as lines: what went, one by one, and the report itself. Ours are said once all
+/// of it is done, which a client cannot tell from a quick engine.
+pub(crate) fn prune_lines(report: &Value) -> Vec<Value> {
+    let lists = report.as_object().into_iter().flatten().filter_map(|(_, list)| list.as_array());
+    let mut out: Vec<Value> = lists
+        .flatten()
+        .filter_map(|gone| {
+            let (id, status) = match gone {
+                Value::String(id) => (id.as_str(), "Deleted"),
+                other => match (other["Deleted"].as_str(), other["Untagged"].as_str()) {
+                    (Some(id), _) => (id, "Deleted"),
+                    (_, id) => (id?, "Untagged"),
+                },
+            };
+            Some(json!({ "id": id, "status": status }))
+        })
+        .collect();
+    out.push(json!({ "aux": report }));
+    out
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     total: i64,
@@ -213,6 +234,22 @@ mod tests {
         assert_eq!(said["BuildCacheUsage"], json!({}));
         let verbose = usage(&found(), (1, 53), true).unwrap();
         assert_eq!(keys(&verbose["VolumeUsage"])[1], "Items");
+    }
+
+    #[test]
+    fn a_prune_line_by_line() {
+        let report = json!({"ImagesDeleted": [{"Untagged": "a:1"}, {"Deleted": "sha256:1"}],
+            "SpaceReclaimed": 5});
+        assert_eq!(
+            prune_lines(&report),
+            [
+                json!({"id": "a:1", "status": "Untagged"}),
+                json!({"id": "sha256:1", "status": "Deleted"}),
+                json!({"aux": report}),
+            ]
+        );
+        let nothing = json!({"NetworksDeleted": null});
+        assert_eq!(prune_lines(&nothing), [json!({"aux": nothing})]);
     }
 
     #[test]

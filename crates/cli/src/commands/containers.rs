@@ -50,14 +50,14 @@ pub fn attach(app: &App<'_>) -> Result<u8> {
     let about = app.client.get(format!("{}/json", container(app.arg(0)))).fetch()?;
     let state = &about["State"];
     if state["Running"] != true {
-        return Err(Failure::new("cannot attach to a stopped container, start it first"));
+        return Err(Failure::new("You cannot attach to a stopped container, start it first"));
     }
     if state["Paused"] == true {
-        return Err(Failure::new("cannot attach to a paused container, unpause it first"));
+        return Err(Failure::new("You cannot attach to a paused container, unpause it first"));
     }
     if state["Restarting"] == true {
         return Err(Failure::new(
-            "cannot attach to a restarting container, wait until it is running",
+            "You cannot attach to a restarting container, wait until it is running",
         ));
     }
     session(app, &about, !app.flags.switch("no-stdin"), false)

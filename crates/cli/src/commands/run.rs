@@ -162,9 +162,10 @@ fn make(app: &App<'_>, body: &Value) -> Result<String> {
     let image = app.arg(0);
     let pull = flags.text("pull");
     if !matches!(pull, "always" | "missing" | "never") {
-        return Err(Failure::new(format!(
+        let text = format!(
             "invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\""
-        )));
+        );
+        return Err(app.run_failure(text, 125));
     }
     if image.parse::<hoy_types::Reference>().is_err() && !is_id(image) {
         return Err(Failure::new("invalid reference format"));
