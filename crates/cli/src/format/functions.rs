@@ -113,7 +113,9 @@ fn index(args: &[Value]) -> gotmpl::Result<Value> {
                 Value::Int((*byte).into())
             }
             _ => {
-                return Err(TemplateError::Exec("error calling index: index of untyped nil".into()));
+                return Err(TemplateError::Exec(
+                    "error calling index: index of untyped nil".into(),
+                ));
             }
         };
     }
