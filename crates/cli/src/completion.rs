@@ -7,7 +7,7 @@ use crate::commands::{self, Names, contexts};
 use crate::failure::{Failure, Result};
 use crate::grammar::{Command, Flag, Kind, global_flags};
 use crate::parse::{self, Parsed};
-use crate::{plugins, print};
+use crate::{plugins, print, say};
 
 const BASH: &str = r#"# bash completion for hoy
 _hoy() {
@@ -146,7 +146,15 @@ fn tell(mut answer: Answer, last: &str, described: bool) -> Result<u8> {
         }
         text.push('\n');
     }
-    print(&format!("{text}:{}\n", answer.directive)).map(|()| 0)
+    print(&format!("{text}:{}\n", answer.directive))?;
+    let name = match answer.directive {
+        0 => "Default",
+        NO_SPACE => "NoSpace",
+        _ => "NoFileComp",
+    };
+    // For people who look into it: shells throw it away.
+    say(&format!("Completion ended with directive: ShellCompDirective{name}"));
+    Ok(0)
 }
 
 /// The flags before the command and the words from it on; or the flag whose value comes next.

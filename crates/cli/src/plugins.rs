@@ -161,7 +161,15 @@ fn answer_of(child: &mut Child) -> std::result::Result<Vec<u8>, String> {
     if result.is_err() {
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|error| error.to_string())?;
+    // One that says no more and does not end has not forever either.
+    let status = loop {
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) => break status,
+            None if started.elapsed() > HANDSHAKE => drop(child.kill()),
+            None => {}
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
     result?;
     if status.success() {
         Ok(answer)
