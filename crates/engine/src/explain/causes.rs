@@ -273,11 +273,16 @@ fn signalled(facts: &Facts, out: &mut Causes) {
                     out.add(
                         Sure::Certain,
                         "stop-timeout",
-                        format!(
-                            "It was told to stop: as it did not end by {} within {waited} s, it \
-                             was killed.",
-                            name_of(one.signal)
-                        ),
+                        match (name_of(one.signal), waited) {
+                            (name, 0) => format!(
+                                "It was told to stop: as {name} did not end it, and would not \
+                                 have, it was killed."
+                            ),
+                            (name, _) => format!(
+                                "It was told to stop: as it did not end by {name} within \
+                                 {waited} s, it was killed."
+                            ),
+                        },
                         "its program should end on that signal: see --stop-signal, --stop-timeout \
                          and --init",
                     );

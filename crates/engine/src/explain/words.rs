@@ -28,25 +28,25 @@ struct Sign {
 
 const SIGNS: [Sign; 8] = [
     Sign {
-        words: &["address already in use", "eaddrinuse"],
+        words: &["address already in use", "address in use", "eaddrinuse"],
         kind: "address-in-use",
         what: "It wanted to listen where somebody in its network listens already.",
         hint: "is another server in it, or, with --network host or container:, beside it?",
     },
     Sign {
-        words: &["disk quota exceeded", "edquot"],
+        words: &["quota exceeded", "edquot"],
         kind: "quota",
         what: "A limit of the disk is reached.",
         hint: "hoy system df shows who has what",
     },
     Sign {
-        words: &["too many open files", "emfile"],
+        words: &["too many open files", "no file descriptors available", "emfile", "error 24"],
         kind: "open-files",
         what: "It has reached its limit of open files.",
         hint: "give it more: --ulimit nofile=65536",
     },
     Sign {
-        words: &["cannot allocate memory", "java.lang.outofmemoryerror", "enomem"],
+        words: &["cannot allocate memory", "out of memory", "outofmemoryerror", "enomem"],
         kind: "memory-refused",
         what: "It asked for memory that it did not get.",
         hint: "give it more with --memory, or let it use less",
@@ -161,7 +161,9 @@ fn library(facts: &Facts, out: &mut Causes) {
         _ => Vec::new(),
     };
     let hint = "install the package that has it in the image; ldd shows all that a program needs";
-    if let Some(found) = line(facts, &LIBRARY) {
+    // One that could not be opened for want of descriptors is there.
+    let other = |found: &&str| found.to_lowercase().contains("error 24");
+    if let Some(found) = line(facts, &LIBRARY).filter(|found| !other(found)) {
         let sure = if facts.exit_code == 127 { Sure::Certain } else { Sure::Likely };
         match library_name(found) {
             Some(name) => out.add(
