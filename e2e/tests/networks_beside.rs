@@ -111,20 +111,21 @@ fn internal_beside() {
     host.clear();
     assert!(!there(&host));
 
-    // Vepa leaves to the switch what is between containers, and ours turns nothing back.
+    // Vepa leaves to the switch what is between containers, and ours turns nothing back. Addresses that
+    // the neighbour has not seen yet: it would ask for long where they were.
     host.docker(
         "network create -d macvlan --subnet 10.78.0.0/24 -o parent=wire0 -o macvlan_mode=vepa lan",
     );
-    host.site("one", "--network lan --ip 10.78.0.10");
-    host.site("two", "--network lan --ip 10.78.0.11");
-    for (name, place) in [("one", "10.78.0.10"), ("two", "10.78.0.11")] {
+    host.site("one", "--network lan --ip 10.78.0.20");
+    host.site("two", "--network lan --ip 10.78.0.21");
+    for (name, place) in [("one", "10.78.0.20"), ("two", "10.78.0.21")] {
         wait_until(place, || Host::curl(&host.neighbour, place).starts_with(name));
     }
-    host.nothing("one", &["10.78.0.11"]);
+    host.nothing("one", &["10.78.0.21"]);
     host.clear();
     // Who passes all through may come at once behind others.
     host.docker("network create -d macvlan --subnet 10.78.0.0/24 -o parent=wire0 -o macvlan_mode=passthru lan");
-    host.idle("one", "--network lan --ip 10.78.0.10");
+    host.idle("one", "--network lan --ip 10.78.0.30");
     host.clear();
     host.end();
 }
