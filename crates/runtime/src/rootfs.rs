@@ -158,6 +158,9 @@ pub(crate) fn mount(
     label: &str,
     userns: Option<(&OwnedFd, &IdMaps)>,
 ) -> Result<OwnedFd, StartError> {
+    if plan.volatile {
+        forget_the_run_before(&plan.work);
+    }
     let Some((userns, maps)) = userns else {
         let layers = Layers::open(plan, label)?;
         return lay(&layers, plan.volatile).map_err(|errno| refused(&layers, errno));
@@ -168,6 +171,14 @@ pub(crate) fn mount(
         Err(Errno::INVAL) => lay_elsewhere(&layers, plan.volatile),
         other => other.map_err(|errno| refused(&layers, errno)),
     })
+}
+
+/// The kernel marks what was laid without being synced, and does not lay it again: after a crash
+/// it may be half. Whoever is started again while the machine runs has lost nothing. No container
+/// reaches the directory for work in progress.
+fn forget_the_run_before(work: &Path) {
+    let mark = work.join("work/incompat/volatile");
+    let _ = rustix::fs::unlinkat(CWD, &mark, rustix::fs::AtFlags::REMOVEDIR);
 }
 
 /// The kernel says no more than that something is wrong.
