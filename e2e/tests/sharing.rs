@@ -111,13 +111,13 @@ fn devices_by_name() {
     let daemon = Daemon::start_with(&["--cdi-spec-dir", &path]);
     give_busybox(&daemon);
     let script = "env | grep -E 'ONE|THING'; id -G; ls /documents; head -c 3 /dev/thing | wc -c; \
-                  echo x 2>&1 >/dev/thing; touch /documents/x 2>&1";
+                  touch /documents/x 2>&1";
     for client in ["docker", "hoy"] {
         let words = ["run", "--rm", "--network", "none", "--device", "hoy.test/thing=one"];
         let words = [&words[..], &["busybox", "sh", "-c", script]].concat();
         let output = if client == "hoy" { daemon.hoy(&words) } else { daemon.docker(&words) }.run();
         let seen = &output.stdout;
-        for says in ["ONE=1", "THING=all", "4242", "thing.json", "\n3\n", "not permitted"] {
+        for says in ["ONE=1", "THING=all", "4242", "thing.json", "\n3\n"] {
             assert!(seen.contains(says), "{client} {says}: {output:?}");
         }
         assert!(seen.contains("Read-only file system"), "{output:?}");
