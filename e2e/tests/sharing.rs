@@ -1,6 +1,6 @@
 //! Namespaces that containers share, as the kernel shows them.
 
-use hoy_e2e::{daemon, field, give_busybox, pid};
+use hoy_e2e::{both, daemon, field, give_busybox, pid};
 use hoy_testkit::{Daemon, Output};
 
 fn docker(daemon: &Daemon, line: &str) -> Output {
@@ -87,6 +87,14 @@ fn processes_and_memory_of_another_container() {
         ),
     ] {
         refused(&daemon, line, says);
+    }
+    // Before anything is asked of the engine, by both command lines in the same words.
+    for flag in ["--cpu-count=2", "--pid=nonsense", "--uts=container:x", "--cgroupns=x"] {
+        let [docker, hoy] = both(&daemon, &["run", flag, "busybox", "true"]);
+        let (docker, hoy) = (docker.run(), hoy.run());
+        let said = |output: &Output| output.stderr.replace("hoy", "docker");
+        assert_eq!((docker.code, said(&docker)), (hoy.code, said(&hoy)), "{flag}");
+        assert_ne!(hoy.code, Some(0), "{flag}");
     }
 }
 
