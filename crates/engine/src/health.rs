@@ -275,7 +275,9 @@ mod tests {
             HealthRecord { status: HealthStatus::Unhealthy, streak: 3, log: VecDeque::new() };
         let mut health = HealthRecord::begun(Some(before));
         assert_eq!((health.status, health.streak), (HealthStatus::Starting, 0));
-        [1, 2, 11].map(|at| health.add(result(at)));
+        for at in [1, 2, 11] {
+            health.add(result(at));
+        }
         let log = vec![result(11), result(12), result(13)];
         health.take_up(HealthState { status: HealthStatus::Healthy, streak: 0, log }, 10);
         let at: Vec<i64> = health.log.iter().map(|result| result.started_at).collect();
