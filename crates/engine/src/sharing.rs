@@ -76,7 +76,9 @@ pub(crate) fn settle(
             if name.is_empty() {
                 return Err(Error::invalid("invalid name or ID supplied: \"\""));
             }
-            *mode = format!("container:{}", find(name)?);
+            // Not "not found", which would mean the image to clients.
+            let id = find(name).map_err(|error| Error::invalid(error.to_string()))?;
+            *mode = format!("container:{id}");
         }
     }
     let others = [&host.pid_mode, &host.ipc_mode].into_iter().any(|mode| named(mode).is_some());

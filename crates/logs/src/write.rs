@@ -32,6 +32,8 @@ pub struct Writer {
     /// What stands in each record.
     between: Vec<u8>,
     batch: Vec<u8>,
+    /// What it may hold: less than a file, so that a file is hardly larger than it may be.
+    most: usize,
     /// How many records are in the batch.
     records: u64,
     stamps: Stamps,
@@ -51,6 +53,9 @@ impl Writer {
         Ok(Self {
             format: options.format,
             between: attributes(&options.attributes),
+            most: options.max_size.map_or(BATCH, |max| {
+                BATCH.min(usize::try_from(max / 4).unwrap_or(BATCH)).max(KEPT)
+            }),
             segments: Segments::open(path, options)?,
             partial: [Vec::new(), Vec::new()],
             batch: Vec::new(),
@@ -89,7 +94,7 @@ impl Writer {
                 whole.shrink_to(KEPT);
                 self.partial[index(stream)] = whole;
             }
-            if self.batch.len() >= BATCH {
+            if self.batch.len() >= self.most {
                 self.flush()?;
             }
         }

@@ -17,6 +17,7 @@ use crate::{print, say, settings};
 
 /// `create`: prints the new container's ID.
 pub fn create(app: &App<'_>) -> Result<u8> {
+    of_another_system(app)?;
     let mut body = create::body(app.flags, app.arg(0), &app.args()[1..], false)
         .map_err(|text| app.run_failure(text, 125))?;
     give_proxies(app, &mut body);
@@ -42,6 +43,7 @@ fn give_proxies(app: &App<'_>, body: &mut Value) {
 
 /// `run`: creates, attaches, starts, and ends as the container ends.
 pub fn run(app: &App<'_>) -> Result<u8> {
+    of_another_system(app)?;
     let flags = app.flags;
     let detached = flags.switch("detach");
     let tty = flags.switch("tty");
@@ -100,6 +102,18 @@ pub fn run(app: &App<'_>) -> Result<u8> {
     match session.pump(attached)? {
         End::Detached => Ok(0),
         End::Output => exit_code(&mut session, ended),
+    }
+}
+
+/// Flags that mean something to Windows alone, refused before anything else as Docker's client does.
+fn of_another_system(app: &App<'_>) -> Result<()> {
+    let flags = ["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"];
+    match flags.into_iter().find(|flag| app.flags.given(flag)) {
+        Some(flag) => Err(Failure::new(format!(
+            "\"--{flag}\" is only supported on a Docker daemon running on windows, but the Docker \
+             daemon is running on linux"
+        ))),
+        None => Ok(()),
     }
 }
 
