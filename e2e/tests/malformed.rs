@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -350,7 +350,7 @@ fn fault(route: &Route, answer: &Answer) -> Option<String> {
     None
 }
 
-fn client(socket: &PathBuf, seed: u64, left: &AtomicUsize) -> Vec<String> {
+fn client(socket: &Path, seed: u64, left: &AtomicUsize) -> Vec<String> {
     let routes = routes();
     let mut chance = Chance(seed);
     let mut wrong = Vec::new();
@@ -406,7 +406,7 @@ fn ten_thousand_requests_without_sense() {
     assert!(wrong.is_empty(), "{} of {REQUESTS}: {shown:#?}", wrong.len());
     // The same process serves, and has what it had.
     assert_eq!(daemon.pid(), pid);
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
     // Some of them made sense by chance.
     daemon.hoy(&["volume", "prune", "-af"]).run().ok();
