@@ -106,16 +106,16 @@ fn what_is_said_is_so() {
     assert!(images.iter().all(|image| image["VirtualSize"] == image["Size"]));
 
     // Only what was asked for; and the independent client reads it.
-    let some = ask(&daemon, "GET", "/system/df?type=volume");
+    let some = ask(&daemon, "GET", "/v1.51/system/df?type=volume");
     assert!(some["Images"].is_null() && some["Volumes"].is_array());
-    let wrong = ask(&daemon, "GET", "/system/df?type=nosuch");
+    let wrong = ask(&daemon, "GET", "/v1.51/system/df?type=nosuch");
     assert_eq!(wrong["message"], "unknown object type: nosuch");
     assert!(docker(&daemon, "system df -v").ok().contains("holes"));
     assert!(docker(&daemon, "system df").ok().contains("Build Cache"));
     assert!(docker(&daemon, "ps -as --format {{.Names}}={{.Size}}").ok().contains("ended=5.2"));
     // What runs is counted anew.
     docker(&daemon, "exec runs dd if=/dev/zero of=/v/more bs=1M count=2").ok();
-    let df = ask(&daemon, "GET", "/system/df?type=volume");
+    let df = ask(&daemon, "GET", "/v1.51/system/df?type=volume");
     assert!(
         sum(&df["Volumes"], |one| one["UsageData"]["Size"].as_i64().unwrap()) as u64
             > disk("Volumes") + 2_000_000

@@ -62,7 +62,8 @@ seen["kept"] = len(names())
 data.remove()
 seen["removed"] = refused(lambda: client.volumes.get("data"))
 memory.remove(force=True)
-usage = client.df()
+# Newer versions give sums instead of lists.
+usage = docker.DockerClient(base_url=sys.argv[1], version="1.41").df()
 seen["df"] = sorted(key for key in usage if key in ("LayersSize", "Images", "Containers", "Volumes"))
 seen["one left"] = [one["UsageData"]["RefCount"] for one in usage["Volumes"]]
 for volume in client.volumes.list():
