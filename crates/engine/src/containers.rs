@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::driver::{Command, Driver, Found};
 use crate::engine::{Engine, Inner, host_name, hostname, new_id, now, random};
 use crate::error::{Error, Result, failed, lost};
-use crate::life::{Phase, Wish};
+use crate::life::Wish;
 use crate::record::{NetworkMode, NetworkRecord, Record, State};
 use crate::registry::Handle;
 use crate::stop::kill_for_good;
