@@ -602,7 +602,7 @@ mod tests {
     fn tls_and_sockets_of_the_service_manager() {
         let settings = run(&["--tlsverify", "--tlscert=/c", "-H", "fd://", "-H", "tcp://:1"], None);
         let settings = settings.unwrap();
-        assert!(settings.tls.on && settings.tls.verify && settings.tls.cert == PathBuf::from("/c"));
+        assert!(settings.tls.on && settings.tls.verify && settings.tls.cert == *"/c");
         assert_eq!(settings.hosts, ["fd://", "tcp://:1"]);
         let settings = run(&[], Some(r#"{"tls": true, "tlsverify": false}"#)).unwrap();
         assert!(settings.tls.on && !settings.tls.verify);
