@@ -16,7 +16,7 @@ const CAPABILITIES: u64 = 1 << 2;
 
 /// See the module.
 pub fn main() -> ExitCode {
-    match rustix::stdio::stdin().try_clone_to_owned().map_err(io::Error::from).and_then(work) {
+    match rustix::stdio::stdin().try_clone_to_owned().and_then(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
