@@ -182,6 +182,10 @@ fn that_go_on(daemon: &Daemon) {
     wait_until("it is unhealthy", || kinds("sick").contains("\"unhealthy\""));
     let found = says(daemon, "sick", ["unhealthy", "certain", "ended with 1"]);
     assert_eq!(found["Probes"][0]["ExitCode"], 1);
+    let eats = ["busybox", "sh", "-c", "tail /dev/zero; sleep 1000"];
+    begin(daemon, &["run", "-d"], "eats", "-m 16m", &eats);
+    wait_until("a process of it is ended", || kinds("eats").contains("\"out-of-memory\""));
+    says(daemon, "eats", ["out-of-memory", "certain", "it runs on"]);
     wait_until("it goes round", || kinds("loops").contains("\"restart-loop\""));
 }
 

@@ -19,7 +19,7 @@ const LARGEST: u64 = 64 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndRecord {
-    /// The same as in the exit record that this belongs to.
+    /// The same as in the exit record that this belongs to; none while it runs.
     pub finished_at: i64,
     /// What the first process was ended by; `None` for one that has left by itself.
     pub signal: Option<i32>,

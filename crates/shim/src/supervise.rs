@@ -263,6 +263,7 @@ impl Shim {
         if kills > alive.oom_kills {
             alive.oom_kills = kills;
             alive.oom_since = None;
+            self.witness.oom_killed(&alive.running);
             self.tell(Event::OutOfMemory { kills });
         } else if since.elapsed() > SHORT_OF_MEMORY {
             alive.oom_since = None;

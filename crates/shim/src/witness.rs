@@ -22,6 +22,8 @@ pub(crate) struct Witness {
     upper: PathBuf,
     end: EndRecord,
     looked: Option<Instant>,
+    /// When the kernel's log was read.
+    read: Option<Instant>,
 }
 
 impl Witness {
@@ -52,27 +54,40 @@ impl Witness {
         }
     }
 
+    /// The kernel has ended something, and the container goes on: what is seen now is told as long
+    /// as it does.
+    pub fn oom_killed(&mut self, running: &Held) {
+        if self.read.is_some_and(|read| read.elapsed() < BETWEEN_LOOKS) {
+            return;
+        }
+        self.read = Some(Instant::now());
+        self.memory(running);
+        let _ = self.end.write(&self.directory);
+    }
+
+    fn memory(&mut self, running: &Held) {
+        let peak = ["memory.peak", "memory.max_usage_in_bytes"].into_iter();
+        let peak = peak.filter_map(|file| running.cgroup_text("memory", file)).next();
+        self.end.memory_peak = peak.and_then(|text| text.trim().parse().ok());
+        // The kernel's own table says more, and is of the moment itself.
+        let table = memory::of_the_kernel(&self.id);
+        if !table.is_empty() {
+            self.end.tasks = table;
+        }
+    }
+
     /// The first process has ended; its cgroup is there still.
     pub fn ended(&mut self, running: &Held, exit: &Exit, oom_kills: u64) {
         if exit.code == 0 && oom_kills == 0 && self.end.asked.is_empty() {
             // Nobody asks why.
             return;
         }
-        let number = |controller: &str, files: [&str; 2]| {
-            let text = files.iter().find_map(|file| running.cgroup_text(controller, file));
-            text.and_then(|text| text.trim().parse::<u64>().ok())
-        };
+        if oom_kills > 0 {
+            self.memory(running);
+        }
         let end = &mut self.end;
         end.finished_at = exit.at;
         end.signal = exit.signal;
-        if oom_kills > 0 {
-            end.memory_peak = number("memory", ["memory.peak", "memory.max_usage_in_bytes"]);
-            // The kernel's own table says more, and is of the moment itself.
-            let table = memory::of_the_kernel(&self.id);
-            if !table.is_empty() {
-                end.tasks = table;
-            }
-        }
         let events = running.cgroup_text("pids", "pids.events").unwrap_or_default();
         let refused = events.lines().find_map(|line| line.strip_prefix("max "));
         end.pids_refused = refused.and_then(|text| text.trim().parse().ok()).unwrap_or(0);

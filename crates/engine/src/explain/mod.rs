@@ -76,7 +76,9 @@ impl Engine {
         };
         if let Ok(seen) = tokio::time::timeout(PATIENCE, seen).await {
             let Seen { end, room, gone, log, booted } = seen.map_err(lost)?;
-            let end = end.filter(|end| end.finished_at == known.finished);
+            let alive = known.stage() == Stage::Alive;
+            let of_this_run = if alive { 0 } else { known.finished };
+            let end = end.filter(|end| end.finished_at == of_this_run);
             known = Facts { end, room, gone, log, booted, ..known };
         }
         Ok(told(handle.id.as_str(), &record, &known))
@@ -286,7 +288,7 @@ fn told(id: &str, record: &Record, facts: &Facts) -> Explanation {
         tasks: end
             .tasks
             .into_iter()
-            .filter(|_| has_ended)
+            .filter(|_| facts.oom_killed)
             .map(|task| OomTask {
                 pid: i64::from(task.pid),
                 name: task.name,
