@@ -54,6 +54,15 @@ fn names_on_created_networks_only() {
             host.refused("run --link one:web busybox true")
                 .contains("Cannot link to a non running container")
         );
+        // A link follows the other one to another address.
+        host.docker("run -d --name taker busybox sleep 1000");
+        host.docker("start one");
+        assert_eq!(host.address("taker", "bridge", 0), address);
+        let now = host.address("one", "bridge", 0);
+        assert_ne!(now, address);
+        let look = host.inside("three", "cat /etc/hosts");
+        assert!(look.ok().contains(&format!("{now}\tweb")), "{}", look.stdout);
+        wait_until("it serves", || host.get("three", "web").starts_with("one"));
     });
 }
 

@@ -43,6 +43,26 @@ pub fn hosts(says: &Hosts<'_>) -> String {
     out
 }
 
+/// A hosts file in which names have another address; `None` if it says so already. Whatever else
+/// the container has written there stays.
+pub fn relinked(text: &str, aliases: &[&str], address: IpAddr) -> Option<String> {
+    let mut changed = false;
+    let lines = text.split_inclusive('\n').map(|line| {
+        let mut words = line.split_whitespace();
+        let (old, first) = (words.next(), words.next());
+        match (old.and_then(|old| old.parse::<IpAddr>().ok()), first) {
+            (Some(old), Some(first)) if old != address && aliases.contains(&first) => {
+                changed = true;
+                let names: Vec<&str> = line.split_whitespace().skip(1).collect();
+                format!("{address}\t{}\n", names.join(" "))
+            }
+            _ => line.to_owned(),
+        }
+    });
+    let out: String = lines.collect();
+    changed.then_some(out)
+}
+
 /// What a person or the daemon's settings say about DNS; empty lists mean the host's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DnsOverrides {
@@ -165,6 +185,16 @@ pub fn ndots_set(host: &str, overrides: &DnsOverrides) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_follows_an_address() {
+        let text = "127.0.0.1\tlocalhost\n172.17.0.2\tdb 12ab box\n10.0.0.1 mine # db\n";
+        let address = "172.17.0.9".parse().unwrap();
+        let told = text.replace("172.17.0.2", "172.17.0.9");
+        assert_eq!(relinked(text, &["db"], address), Some(told.clone()));
+        assert_eq!(relinked(&told, &["db"], address), None);
+        assert_eq!(relinked(text, &["other"], address), None);
+    }
 
     #[test]
     fn hosts_has_the_container() {

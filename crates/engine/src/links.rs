@@ -9,8 +9,12 @@ use hoy_wire::HostConfig;
 
 use crate::engine::{Inner, hostname};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
+
+/// A container may write whatever it likes into its hosts file.
+const MAX_HOSTS: u64 = 1 << 20;
 
 /// A container that another one knows by a name of its own.
 pub(crate) struct Link {
@@ -165,6 +169,33 @@ impl Inner {
         endpoints.iter().find(on).filter(|one| self.network.keeps_apart(&one.network))
     }
 
+    /// Those that run and know it by a link learn its address: it may have had another before.
+    /// Blocks.
+    pub fn tell_linked(&self, record: &Record, endpoints: &[Endpoint]) {
+        for other in self.registry.all().into_iter().map(|handle| handle.record()) {
+            let by_hosts = other.network.mode == NetworkMode::Networks && !self.has_names(&other);
+            if !by_hosts || !other.state.phase.is_alive() || !self.is_linked(&other, record) {
+                continue;
+            }
+            let together = |one: &&Endpoint| other.network.attachment(&one.network).is_some();
+            let endpoint = endpoints.iter().find(together);
+            let Some(cidr) = endpoint.and_then(|endpoint| endpoint.v4.or(endpoint.v6)) else {
+                continue;
+            };
+            let links = other.host.links.iter().flatten().filter_map(|link| split(link).ok());
+            let aliases: Vec<&str> = links
+                .filter(|(name, _)| {
+                    self.registry.find(name).is_ok_and(|handle| handle.record().id == record.id)
+                })
+                .map(|(_, alias)| alias)
+                .collect();
+            let path = self.files_of_the_network(&other).join("hosts");
+            if let Err(error) = rewrite(&path, &aliases, cidr.address) {
+                tracing::warn!(container = other.id.short(), %error, "address of a linked container");
+            }
+        }
+    }
+
     /// Whether links mean names in the hosts file: only where no name server answers.
     pub fn links_of_the_bridge(&self, record: &Record) -> Result<Vec<Link>> {
         if record.network.mode != NetworkMode::Networks || self.has_names(record) {
@@ -172,6 +203,18 @@ impl Inner {
         }
         self.links(record)
     }
+}
+
+/// Gives names of a hosts file another address. The file stays the one that is mounted.
+fn rewrite(path: &std::path::Path, aliases: &[&str], address: IpAddr) -> std::io::Result<()> {
+    use std::io::{Read as _, Seek as _, Write as _};
+    let mut file = std::fs::File::options().read(true).write(true).open(path)?;
+    let mut text = String::new();
+    (&file).take(MAX_HOSTS).read_to_string(&mut text)?;
+    let Some(text) = files::relinked(&text, aliases, address) else { return Ok(()) };
+    file.rewind()?;
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())
 }
 
 /// What a container says that it serves, and what it publishes.

@@ -79,6 +79,7 @@ impl Inner {
             self.give_back(&record.id, &ticket.endpoints);
             return Err(error);
         }
+        self.tell_linked(record, &ticket.endpoints);
         Ok(Sandbox::Made(ticket))
     }
 
