@@ -313,7 +313,7 @@ fn changes_exports_and_images() {
         format!("image create {id}"),
         format!("image tag {id} (name=by/hoy:1)"),
         "container export".to_owned(),
-        format!("container commit"),
+        "container commit".to_owned(),
         "container pause".to_owned(),
         "container unpause".to_owned(),
         format!("imageID={id}, imageRef=by/hoy:1"),
