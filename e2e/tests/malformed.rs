@@ -335,7 +335,8 @@ fn fault(route: &Route, answer: &Answer) -> Option<String> {
     }
     // What Docker says of a request that means nothing; not built yet; not in a swarm.
     let usual = matches!(status, 400 | 403 | 404 | 405 | 409 | 501 | 503);
-    if !usual && (*status != 500 || !route.status.contains(status)) {
+    let expected = usual || (*status == 500 && route.status.contains(status));
+    if !expected {
         return Some(format!("status {status}"));
     }
     if route.method == "HEAD" {
