@@ -111,7 +111,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// "[  1234]     0  1234      553      288       32      256        0    45056  0   0 sh"
+/// `[  1234]     0  1234      553      288       32      256        0    45056  0   0 sh`
 fn row(line: &str) -> Option<Task> {
     let (pid, rest) = line.trim_start().strip_prefix('[')?.split_once(']')?;
     let mut words = rest.split_whitespace();
