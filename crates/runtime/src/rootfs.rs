@@ -178,6 +178,7 @@ pub(crate) fn mount(
 /// reaches the directory for work in progress.
 fn forget_the_run_before(work: &Path) {
     let mark = work.join("work/incompat/volatile");
+    let _ = rustix::fs::unlinkat(CWD, mark.join("dirty"), rustix::fs::AtFlags::empty());
     let _ = rustix::fs::unlinkat(CWD, &mark, rustix::fs::AtFlags::REMOVEDIR);
 }
 
