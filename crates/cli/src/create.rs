@@ -503,8 +503,14 @@ fn devices(list: &[String]) -> Result<Vec<Value>> {
                 [source, target] => (source, target, "rwm"),
                 [source, target, mode] if is_mode(mode) => (source, target, mode),
                 [_, _, mode] => return Err(format!("bad mode specified: {mode}")),
-                _ => return Err(format!("invalid device specification: {entry}")),
+                _ => return Err(format!("bad format for path: {entry}")),
             };
+            if source.is_empty() {
+                return Err(format!("bad format for path: {entry}"));
+            }
+            if !target.starts_with('/') {
+                return Err(format!("{target} is not an absolute path"));
+            }
             Ok(json!({ "PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode }))
         })
         .collect()

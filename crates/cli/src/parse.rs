@@ -218,11 +218,29 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
         "link" if flag.kind() == Kind::List => networking::check_link(value),
         "label" if flag.kind() == Kind::List => networking::check_label(value),
         "mount" => crate::mounts::mount(value).map(drop),
+        "sysctl" if !is_sysctl(value) => Err(format!("sysctl '{value}' is not allowed")),
         "device-cgroup-rule" if !crate::create::is_device_rule(value) => {
             Err(format!("invalid device cgroup format '{value}'"))
         }
         _ => Ok(()),
     }
+}
+
+/// `name=value` of what belongs to a namespace of a container's own.
+fn is_sysctl(text: &str) -> bool {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    text.split_once('=').is_some_and(|(name, _)| {
+        IPC.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
+    })
 }
 
 fn check(kind: Kind, value: &str) -> std::result::Result<(), String> {

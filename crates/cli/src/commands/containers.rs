@@ -141,18 +141,29 @@ pub fn plain(app: &App<'_>, action: &str) -> Result<u8> {
 
 pub fn remove(app: &App<'_>) -> Result<u8> {
     let flags = app.flags;
-    app.each(|name| {
-        let name = name.trim_matches('/');
-        if name.is_empty() {
-            return Err(Failure::new("container name cannot be empty"));
+    let mut failed = false;
+    for name in app.args() {
+        let short = name.trim_matches('/');
+        if short.is_empty() {
+            failed = true;
+            say("container name cannot be empty");
+            continue;
         }
-        let request = app.client.delete(container(name));
+        let request = app.client.delete(container(short));
         let request = request
             .switch("force", flags.switch("force"))
             .switch("link", flags.switch("link"))
             .switch("v", flags.switch("volumes"));
-        request.send().map(drop).map_err(Failure::from)
-    })
+        match request.send() {
+            Ok(_) => print(&format!("{name}\n"))?,
+            Err(error) => {
+                // Who removes by force wants it gone, and it is.
+                failed |= !(flags.switch("force") && error.status() == Some(404));
+                say(&error.to_string());
+            }
+        }
+    }
+    if failed { Err(Failure::silent(1)) } else { Ok(0) }
 }
 
 pub fn rename(app: &App<'_>) -> Result<u8> {
