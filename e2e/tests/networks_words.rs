@@ -268,7 +268,7 @@ fn the_daemons_doors() {
     }
     let list = |filters: &str| {
         let encoded: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        ask(&daemon, "GET", &format!("/networks?filters={encoded}"), &[], "")
+        ask(&daemon, "GET", &format!("/v1.50/networks?filters={encoded}"), &[], "")
     };
     let names = |answer: (u16, String)| -> Vec<String> {
         assert_eq!(answer.0, 200, "{answer:?}");

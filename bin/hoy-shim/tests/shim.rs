@@ -489,8 +489,9 @@ fn an_idle_shim_is_small() {
         // The program itself is shared by all shims of a daemon.
         let (written, private) = private_memory(shim.pid);
         println!("an idle shim has {private} KiB of private memory, {written} of them written to");
-        // The figure is for the release build; this one is larger by its debug information.
-        assert!(private <= 512, "{private} KiB");
+        // One that was built for this test alone is larger: nothing in it is optimised.
+        let most = if std::env::var_os("HOY_PROGRAMS").is_some() { 256 } else { 1024 };
+        assert!(private <= most, "{private} KiB");
     }
     for mut shim in shims {
         shim.done(Request::Kill { signal: 9, all: true });

@@ -319,7 +319,7 @@ fn program(
     let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::setsid().map_err(failed("begin a session"))?;
-    streams(stdio, terminal, credentials.uid)?;
+    streams(stdio, terminal, credentials.uid, plan.console_size)?;
     working_directory(&plan.cwd, role)?;
     for limit in &plan.rlimits {
         match process::set_rlimit(limit.resource, limit.soft, limit.hard) {
@@ -348,7 +348,12 @@ fn program(
     Err(execute(&candidates, &arguments, &environment, plan, role))
 }
 
-fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), StartError> {
+fn streams(
+    stdio: &Stdio,
+    terminal: Option<OwnedFd>,
+    uid: u32,
+    size: Option<(u16, u16)>,
+) -> Result<(), StartError> {
     let failed = |errno: Errno| StartError::system("set up the standard streams", errno);
     let all = |stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>| {
         rustix::stdio::dup2_stdin(stdin)?;
@@ -358,6 +363,10 @@ fn streams(stdio: &Stdio, terminal: Option<OwnedFd>, uid: u32) -> Result<(), Sta
     match (terminal, stdio) {
         (Some(slave), _) => {
             rustix::process::ioctl_tiocsctty(&slave).map_err(failed)?;
+            if let Some((rows, columns)) = size {
+                // Before the program can ask for it.
+                let _ = crate::running::resize(&slave, rows, columns);
+            }
             if uid != 0 {
                 let owner = Some(rustix::fs::Uid::from_raw(uid));
                 rustix::fs::fchown(&slave, owner, None).map_err(failed)?;

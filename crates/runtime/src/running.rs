@@ -107,7 +107,6 @@ impl Prepared {
         let start = child::FirstChild { prepared: self, stdio: &stdio, tasks: &tasks, namespaces };
         let started = launch(args, channel, |channel| child::first(&start, channel))?;
         drop(stdio);
-        size_console(&started, &self.plan.process);
         Ok(started)
     }
 }
@@ -143,12 +142,6 @@ fn give(stdio: &Stdio, userns: Option<&IdMaps>) -> Result<(), StartError> {
 
 fn cgroup_error(error: hoy_cgroup::CgroupError) -> StartError {
     StartError::new(FailureReason::System, error.to_string())
-}
-
-fn size_console(started: &Started, plan: &ProcessPlan) {
-    if let (Some(console), Some((rows, columns))) = (&started.console, plan.console_size) {
-        let _ = resize(console, rows, columns);
-    }
 }
 
 /// Sets a terminal's size.
@@ -276,9 +269,7 @@ impl Running {
         let all = hoy_weak::without(hoy_weak::Protection::CleanJoin);
         let keep = (!all).then_some(keep.as_slice());
         let args = CloneArgs { cgroup, keep, ..CloneArgs::default() };
-        let started = launch(args, channel, |channel| child::further(child, channel))?;
-        size_console(&started, process_plan);
-        Ok(started)
+        launch(args, channel, |channel| child::further(child, channel))
     }
 
     /// A signal to the first process.

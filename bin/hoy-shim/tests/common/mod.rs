@@ -51,8 +51,10 @@ impl Place {
         for name in APPLETS {
             symlink("busybox", layer.join("bin").join(name)).unwrap();
         }
-        let program = std::env::var_os("HOY_SHIM")
-            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_hoy-shim")), PathBuf::from);
+        // As people have it, if it is built.
+        let built = std::env::var_os("HOY_PROGRAMS")
+            .map(|path| std::path::Path::new(&path).join("hoy-shim"));
+        let program = built.unwrap_or_else(|| env!("CARGO_BIN_EXE_hoy-shim").into());
         client::prepare(directory.path()).unwrap();
         let unique = directory.path().file_name().unwrap().to_str().unwrap().replace('.', "");
         Self {
