@@ -13,7 +13,7 @@ use rustix::process::Pid;
 
 use crate::child::{self, BORN, CONSOLE, FAILED};
 use crate::error::{FailureReason, StartError};
-use crate::plan::{ContainerPlan, ExecPlan, NamespaceMode, ProcessPlan};
+use crate::plan::{ContainerPlan, ExecPlan, NamespaceMode};
 use crate::prepare::Prepared;
 use crate::users;
 
