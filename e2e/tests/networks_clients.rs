@@ -157,10 +157,10 @@ fn documents(line: &str, docker: &Output, hoy: &Output, out: &mut Vec<String>) {
     }
 }
 
-/// Lists of what was removed come in no order.
+/// Lists of what was removed or has changed come in no order.
 fn shown(line: &str, text: &str) -> String {
     let text = plain(text);
-    if !line.contains("prune") {
+    if !line.contains("prune") && !line.starts_with("diff ") {
         return text;
     }
     let mut lines: Vec<&str> = text.lines().collect();

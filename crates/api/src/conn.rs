@@ -2,8 +2,8 @@
 //! Every wait has a deadline, every buffer a bound.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
@@ -29,6 +29,8 @@ const MAX_JSON: usize = 4 << 20;
 /// writes when the connection closes sees a broken pipe and not the answer.
 const MAX_DRAIN: u64 = 8 << 30;
 const DRAIN: Duration = Duration::from_secs(20);
+/// A head that must be read before anything follows it is waited for that long.
+const LONGEST_READ: Duration = Duration::from_millis(500);
 
 pub(crate) enum Socket {
     Unix(UnixStream),
@@ -50,6 +52,7 @@ pub(crate) struct Conn {
     pub answered: bool,
     /// In which the request is written, and its answer.
     pub version: Version,
+    loses_early: bool,
 }
 
 /// Both halves of a socket.
@@ -83,6 +86,7 @@ impl Conn {
             head_only: false,
             answered: false,
             version: shape::newest(),
+            loses_early: false,
         }
     }
 
@@ -120,6 +124,7 @@ impl Conn {
                 self.keep_alive = head.keep_alive;
                 self.head_only = head.method == "HEAD";
                 self.version = route::version(&head);
+                self.loses_early = head.loses_early;
                 return Ok(Some(head));
             }
             let late = || ApiError::new(408, "the request's head did not come in time");
@@ -428,6 +433,22 @@ impl Conn {
         Ok((self.socket, self.buffer.to_vec()))
     }
 
+    /// docker-py reads a head together with what comes right behind it, and loses that: nothing
+    /// comes behind it before it is read.
+    async fn until_read(&self) {
+        let fd = match &self.socket {
+            Socket::Unix(stream) => stream.as_fd(),
+            Socket::Tcp(stream) => stream.as_fd(),
+        };
+        let started = Instant::now();
+        while self.loses_early
+            && started.elapsed() < LONGEST_READ
+            && hoy_sys::socket::is_unread(fd).unwrap_or(false)
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Hands the socket over after a head that leaves alone.
     pub async fn hijack(
         mut self,
@@ -444,6 +465,7 @@ impl Conn {
         };
         self.answered = true;
         self.write(&head).await?;
+        self.until_read().await;
         let early = self.buffer.to_vec();
         let failed = |error: io::Error| ApiError::new(0, error.to_string());
         let fd: OwnedFd = match self.socket {

@@ -32,6 +32,8 @@ pub(crate) struct Head {
     pub origin: bool,
     /// The client is hoy's own.
     pub hoy: bool,
+    /// The client loses what it reads together with a head.
+    pub loses_early: bool,
     /// Bytes of the head.
     pub length: usize,
 }
@@ -75,6 +77,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
         host: None,
         origin: false,
         hoy: false,
+        loses_early: false,
         length,
     };
     // `http://host/path` as a proxy's clients write it, or the path alone.
@@ -131,7 +134,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, ApiError> {
                 out.host = Some(value.to_owned());
             }
             "origin" => out.origin = true,
-            "user-agent" => out.hoy = value.starts_with("Hoy-Client/"),
+            "user-agent" => {
+                out.hoy = value.starts_with("Hoy-Client/");
+                out.loses_early = value.starts_with("docker-sdk-python/");
+            }
             _ => {}
         }
     }

@@ -51,3 +51,33 @@ pub fn receive(
     }
     Ok((received.bytes, descriptors))
 }
+
+/// Whether the other end has not yet read all that it was sent.
+pub fn is_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    const TIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // SAFETY: this operation writes one C int and nothing else.
+    let count = unsafe {
+        let operation = rustix::ioctl::Getter::<TIOCOUTQ, libc::c_int>::new();
+        rustix::ioctl::ioctl(socket, operation)?
+    };
+    Ok(count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_not_unread() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        assert!(!is_unread(ours.as_fd()).unwrap());
+        ours.write_all(b"head").unwrap();
+        assert!(is_unread(ours.as_fd()).unwrap());
+        theirs.read_exact(&mut [0; 4]).unwrap();
+        assert!(!is_unread(ours.as_fd()).unwrap());
+    }
+}

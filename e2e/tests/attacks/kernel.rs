@@ -105,6 +105,24 @@ pub fn new_namespaces(side: &Side) -> Verdict {
     if found.is_empty() { Ok(()) } else { Err(format!("release_agent is seen: {found}")) }
 }
 
+/// Whether a container with a setting begins: asked by who checks nothing beforehand.
+fn runs_with(side: &Side, name: &str, value: &str) -> bool {
+    let host = serde_json::json!({ "Sysctls": { name: value } });
+    let body = serde_json::json!({ "Image": "busybox", "Cmd": ["true"], "HostConfig": host });
+    let post = |path: &str, body: &str| {
+        let url = format!("http://x{path}");
+        let json = "Content-Type: application/json";
+        side.daemon.curl(&["-X", "POST", "-H", json, "-d", body, "-w", "%{http_code}", &url]).stdout
+    };
+    let made = post("/containers/create", &body.to_string());
+    let made: String = made.chars().take_while(|c| *c != '\n').collect();
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap_or_default();
+    let Some(id) = made["Id"].as_str() else { return false };
+    let begun = post(&format!("/containers/{id}/start"), "").trim() == "204";
+    side.daemon.hoy(&["rm", "-f", id]).run();
+    begun
+}
+
 /// CVE-2022-0811: settings that are the machine's, by any spelling.
 pub fn sysctls(side: &Side) -> Verdict {
     let host = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
@@ -131,17 +149,14 @@ pub fn sysctls(side: &Side) -> Verdict {
         ".net",
         "kernel.msgmax.",
     ] {
-        let setting = format!("{name}={panic}");
-        let output = side.run(&["--sysctl", &setting, "busybox", "true"]);
-        if output.code == Some(0) {
-            return Err(format!("--sysctl {name} is set"));
+        if runs_with(side, name, panic) {
+            return Err(format!("{name} is set"));
         }
     }
     for value in
         ["1+kernel.core_pattern=|/x", "1\nkernel.core_pattern=|/x", "1 kernel.core_pattern=|/x"]
     {
-        let setting = format!("net.ipv4.ip_forward={value}");
-        let _ = side.run(&["--sysctl", &setting, "busybox", "true"]);
+        runs_with(side, "net.ipv4.ip_forward", value);
         if host("kernel/core_pattern") != pattern {
             return Err("core_pattern was set".to_owned());
         }
