@@ -4,6 +4,7 @@ pub mod disk;
 pub mod dockerd;
 pub mod fuse;
 pub mod hosts;
+pub mod sdks;
 
 use hoy_testkit::{Daemon, KernelCounts, Run, busybox_oci_tar, busybox_rootfs, wait_until};
 

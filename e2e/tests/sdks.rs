@@ -2,17 +2,14 @@
 //! attach, logs as they come, exec, archives, statistics, wait, events.
 //!
 //! `HOY_CLIENTS` names a directory with what Debian does not have; `xtask test` makes it. Where a
-//! library is missing there, its test says so by name.
+//! library is missing there, its test says so by name. bollard's program is `bollard.rs`.
 
 use std::path::{Path, PathBuf};
 
-use hoy_e2e::{counts, daemon, import};
-use hoy_testkit::{Daemon, KernelCounts, Run, programs, workspace};
+use hoy_e2e::import;
+use hoy_e2e::sdks::{file, is_as_it_shall_be, with_daemon};
+use hoy_testkit::{Run, programs};
 use serde_json::{Value, json};
-
-fn file(name: &str) -> PathBuf {
-    workspace().join("e2e/tests/clients").join(name)
-}
 
 /// What is not in Debian, if it is here.
 fn brought(name: &str) -> Option<PathBuf> {
@@ -25,29 +22,6 @@ fn seen(run: Run) -> Value {
     serde_json::from_str(output.ok()).expect("JSON")
 }
 
-/// All of them see the same.
-fn is_as_it_shall_be(name: &str, mut seen: Value) {
-    let text = std::fs::read_to_string(file("sdk.json")).expect("what they shall see");
-    let shall: Value = serde_json::from_str(&text).expect("JSON");
-    for part in ["archives", "stats"] {
-        if seen[part] == "not available yet" {
-            println!("not shown here by {name}: {part}, which are not built");
-            seen[part] = shall[part].clone();
-        }
-    }
-    assert_eq!(seen, shall, "{name}: {seen:#}");
-}
-
-/// A daemon; what it keeps once the test is done is what it kept before.
-fn with_daemon(test: impl FnOnce(&Daemon)) {
-    let daemon = daemon();
-    let before = counts(&daemon);
-    test(&daemon);
-    // The peer's machine is shared with other tests: their mounts are not ours.
-    let before = KernelCounts { mounts: KernelCounts::of(&daemon).mounts, ..before };
-    before.wait_for(&daemon);
-}
-
 #[test]
 fn docker_for_python() {
     if !Path::new("/usr/lib/python3/dist-packages/docker/__init__.py").exists() {
@@ -56,7 +30,7 @@ fn docker_for_python() {
     }
     with_daemon(|daemon| {
         let run = Run::new("/usr/bin/python3").args([file("sdk.py").as_os_str()]);
-        is_as_it_shall_be("docker-py", seen(run.args([daemon.host()])));
+        is_as_it_shall_be("docker-py", &seen(run.args([daemon.host()])));
     });
 }
 
@@ -68,7 +42,7 @@ fn dockerode() {
     };
     with_daemon(|daemon| {
         let run = Run::new("node").args([file("sdk.js").as_os_str()]).args([daemon.host()]);
-        is_as_it_shall_be("dockerode", seen(run.env("NODE_PATH", modules)));
+        is_as_it_shall_be("dockerode", &seen(run.env("NODE_PATH", modules)));
     });
 }
 

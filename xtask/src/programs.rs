@@ -36,15 +36,14 @@ pub fn build_into(directory: &Path, effort: Effort) -> Result<()> {
         let built = build(package, program, small, small_profile, &[])?;
         place(&built, &directory.join(program))?;
     }
-    let (profile, target) = match effort {
-        // With what the daemon has compiled already.
-        Effort::Quick => ("dev", GNU),
-        Effort::Dist => ("dist", small),
-    };
-    let built = build("hoy", "hoy", target, profile, &[])?;
-    place(&built, &directory.join("hoy"))?;
-    let built = build("hoyd", "hoyd", GNU, profile, &[])?;
-    place(&built, &directory.join("hoyd"))
+    if effort == Effort::Quick {
+        return build_for_tests(&["hoy", "hoyd"], &[], directory);
+    }
+    for (program, target) in [("hoy", small), ("hoyd", GNU)] {
+        let built = build(program, program, target, "dist", &[])?;
+        place(&built, &directory.join(program))?;
+    }
+    Ok(())
 }
 
 /// The control build of the attack tests: programs from which protections can be left out. Only
@@ -55,10 +54,25 @@ pub fn build_weakened_into(directory: &Path) -> Result<()> {
     let weakened = ["--features", "weakened"];
     let built = build("hoy-shim-bin", "hoy-shim", small_target(), "tiny", &weakened)?;
     place(&built, &directory.join("hoy-shim"))?;
-    let built = build("hoyd", "hoyd", GNU, "dev", &weakened)?;
-    place(&built, &directory.join("hoyd"))?;
+    build_for_tests(&["hoyd"], &weakened, directory)?;
     let built = build("hoy-init", "hoy-init", small_target(), "tiny", &[])?;
     place(&built, &directory.join("hoy-init"))
+}
+
+/// Builds programs at once, beside the end-to-end tests: what they and the tests use of the same
+/// libraries is then compiled with the same features, once.
+fn build_for_tests(programs: &[&str], features: &[&str], directory: &Path) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(workspace()).args(["build", "--target", GNU, "--package", "hoy-e2e"]);
+    for program in programs {
+        cargo.args(["--package", program, "--bin", program]);
+    }
+    run(cargo.args(features).env("RUSTFLAGS", STATIC))?;
+    for program in programs {
+        let built = target_directory().join(GNU).join("debug").join(program);
+        place(&built, &directory.join(program))?;
+    }
+    Ok(())
 }
 
 /// A test program that cargo has built.
@@ -143,8 +157,7 @@ fn build(
         .args(features)
         .env("RUSTFLAGS", STATIC);
     run(&mut cargo)?;
-    let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(target_directory().join(target).join(folder).join(program))
+    Ok(target_directory().join(target).join(profile).join(program))
 }
 
 /// Where cargo builds.

@@ -57,9 +57,11 @@ pub fn lexical(path: &[u8]) -> io::Result<String> {
 
 pub fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
     let header = entry.header();
-    let (mut uid, mut gid) = (header.uid()?, header.gid()?);
-    let mode = header.mode()? & 0o7777;
-    let mut seconds = i64::try_from(header.mtime()?).unwrap_or(0);
+    let old = header.as_old();
+    let mut uid = or_zero(&old.uid, || header.uid())?;
+    let mut gid = or_zero(&old.gid, || header.gid())?;
+    let mode = or_zero(&old.mode, || header.mode())? & 0o7777;
+    let mut seconds = i64::try_from(or_zero(&old.mtime, || header.mtime())?).unwrap_or(0);
     let mut nanos = 0;
     let mut xattrs = Vec::new();
     let mut sparse: Option<Sparse> = None;
@@ -103,6 +105,12 @@ pub fn meta<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
     let times = Timestamps { last_access: time, last_modification: time };
     Ok(Meta { uid: id(uid)?, gid: id(gid)?, mode, times, xattrs, sparse })
+}
+
+/// A number in which nothing is written is zero, as it is to Docker: programs that write archives
+/// of their own leave out what they have no value for.
+fn or_zero<N: Default>(field: &[u8], read: impl FnOnce() -> io::Result<N>) -> io::Result<N> {
+    if field.iter().all(|&byte| byte == 0 || byte == b' ') { Ok(N::default()) } else { read() }
 }
 
 pub fn split(path: &str) -> (&str, &str) {
@@ -215,4 +223,26 @@ fn remove_at(directory: &OwnedFd, name: &CStr, depth: usize) -> io::Result<()> {
 /// Attributes that overlayfs keeps for itself: what an archive says of them would be believed.
 pub fn is_own_of_overlay(name: &str) -> bool {
     name.contains(".overlay.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_written_is_zero() {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(0);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, "given", &b""[..]).expect("an archive");
+        let bytes = archive.into_inner().expect("its bytes");
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut entry = archive.entries().expect("entries").next().expect("one").expect("read");
+        let meta = meta(&mut entry).expect("zeros");
+        assert_eq!((meta.uid, meta.gid, meta.mode), (0, 0, 0));
+        assert_eq!(meta.times.last_modification.tv_sec, 0);
+
+        let wrong = or_zero(b"12x\0", || tar::Header::new_ustar().uid());
+        assert!(wrong.is_err(), "something that is no number is still refused: {wrong:?}");
+    }
 }
