@@ -45,28 +45,21 @@ impl Disk {
             Run::new("kill").args(["-9", &supervisor]).run();
         }
         wait_until("no supervisor is left", || supervisors(daemon).is_empty());
-        let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(&self.at).unwrap());
         let root = std::fs::File::open(&self.at).unwrap();
         hoy_sys::mount::shutdown_file_system(root.as_fd()).unwrap();
         drop(root);
         self.detach();
-        // What others begin at this moment has a copy of all mounts: it would not be mounted anew.
-        wait_until("nobody else has the disk", || holders(device) == 0);
+        // What just ends, and what others begin at this moment, may hold it still: it would not be
+        // mounted anew.
+        wait_until("nobody has the disk", || {
+            Run::new("losetup")
+                .args([std::path::Path::new("-j"), &self.image])
+                .run()
+                .ok()
+                .is_empty()
+        });
         self.attach();
     }
-}
-
-/// In how many other mount namespaces a device is mounted.
-fn holders(device: u64) -> usize {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let mark = format!(" {major}:{minor} ");
-    let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
-    let elsewhere = |entry: &std::fs::DirEntry| {
-        let text = |name: &str| std::fs::read_to_string(entry.path().join(name));
-        std::fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|namespace| namespace != own)
-            && text("mountinfo").is_ok_and(|text| text.contains(&mark))
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter(elsewhere).count()
 }
 
 impl Drop for Disk {

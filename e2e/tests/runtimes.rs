@@ -519,7 +519,9 @@ fn names_and_settings() {
     // Nothing is said: the default one.
     daemon.docker(&["run", "--name", "dd", "busybox", "true"]).run().ok();
     assert_eq!(field(&daemon, "dd", "{{.HostConfig.Runtime}}"), "wrapper");
-    let calls = std::fs::read_to_string(&recorded).unwrap();
+    let calls = || std::fs::read_to_string(&recorded).unwrap();
+    wait_until("its runtime has deleted it", || calls().contains(" delete "));
+    let calls = calls();
     assert!(calls.lines().next().is_some_and(|line| line.starts_with("first --root ")), "{calls}");
     for name in ["runc", "hoy", "io.containerd.runc.v2", "by-name"] {
         daemon.hoy(&["run", "--runtime", name, "--name", "nn", "busybox", "true"]).run().ok();

@@ -133,9 +133,15 @@ impl NetworkError {
         }
     }
 
-    /// The firewall's rules belong to somebody else, at present.
+    /// The firewall's rules belong to somebody else, at present; or did when it was tried, and the
+    /// owner was gone when the reason was looked for.
     pub fn is_owned_elsewhere(&self) -> bool {
-        matches!(self, Self::OwnedElsewhere)
+        let denied = Some(rustix::io::Errno::PERM.raw_os_error());
+        match self {
+            Self::OwnedElsewhere => true,
+            Self::Netlink(error) => error.errno() == denied,
+            _ => false,
+        }
     }
 
     pub(crate) fn io(operation: &'static str) -> impl FnOnce(std::io::Error) -> Self {
