@@ -172,6 +172,10 @@ impl Inner {
     /// Those that run and know it by a link learn its address: it may have had another before.
     /// Blocks.
     pub fn tell_linked(&self, record: &Record, endpoints: &[Endpoint]) {
+        // Elsewhere a name server answers.
+        if !endpoints.iter().any(|one| one.network_name == "bridge") {
+            return;
+        }
         for other in self.registry.all().into_iter().map(|handle| handle.record()) {
             let by_hosts = other.network.mode == NetworkMode::Networks && !self.has_names(&other);
             if !by_hosts || !other.state.phase.is_alive() || !self.is_linked(&other, record) {
@@ -209,12 +213,16 @@ impl Inner {
 fn rewrite(path: &std::path::Path, aliases: &[&str], address: IpAddr) -> std::io::Result<()> {
     use std::io::{Read as _, Seek as _, Write as _};
     let mut file = std::fs::File::options().read(true).write(true).open(path)?;
+    if file.metadata()?.len() > MAX_HOSTS {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
     let mut text = String::new();
     (&file).take(MAX_HOSTS).read_to_string(&mut text)?;
     let Some(text) = files::relinked(&text, aliases, address) else { return Ok(()) };
+    // Over what is there: on a full disk it stays what it was.
     file.rewind()?;
-    file.set_len(0)?;
-    file.write_all(text.as_bytes())
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 /// What a container says that it serves, and what it publishes.
