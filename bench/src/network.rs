@@ -97,14 +97,17 @@ pub fn run(place: &Place, options: &Options) -> Result<()> {
     lock(&bench.found).peers = stands.iter().map(|stand| stand.name).collect();
     // What daemons do after they have begun is over.
     std::thread::sleep(Duration::from_secs(1));
-    bench.until = TRAFFIC;
-    bench.traffic(&stands)?;
-    bench.until = NAMES;
-    bench.names(&stands)?;
-    bench.until = STARTS;
-    bench.starts(&stands)?;
-    bench.until = BUDGET;
-    bench.ports(&stands)?;
+    type Part = fn(&mut Bench, &[Stand]) -> Result<()>;
+    let parts: [(&str, Duration, Part); 4] = [
+        ("traffic", TRAFFIC, Bench::traffic),
+        ("names", NAMES, Bench::names),
+        ("starts", STARTS, Bench::starts),
+        ("ports", BUDGET, Bench::ports),
+    ];
+    for (_, until, part) in parts.iter().filter(|part| options.wants_part(part.0)) {
+        bench.until = *until;
+        part(&mut bench, &stands)?;
+    }
     let found = lock(&bench.found).clone();
     found.tell(options)
 }

@@ -10,7 +10,10 @@ pub const NAMES: &[&str] =
 /// Those of them that have networks of their own.
 pub const NETWORKED: &[&str] = &["hoy", "docker", "podman-crun"];
 
-pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]\n       bench quota [--rounds N] [--json]\n       bench observe [--rounds N] [--only NAME,..] [--json]";
+pub const USAGE: &str = "usage: bench start [--rounds N] [--only NAME,..] [--json]\n       bench limits [--rounds N] [--json]\n       bench network [--rounds N] [--only NAME,..] [--part NAME].. [--json]\n       bench volumes [--rounds N] [--only NAME,..] [--json]\n       bench quota [--rounds N] [--json]\n       bench observe [--rounds N] [--only NAME,..] [--json]";
+
+/// The parts of the benchmark of networks.
+pub const PARTS: &[&str] = &["traffic", "names", "starts", "ports"];
 
 /// Which benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +39,17 @@ pub struct Options {
     /// Empty: all.
     pub only: Vec<String>,
     pub json: bool,
+    /// Of a bench that has parts. Empty: all.
+    pub parts: Vec<String>,
 }
 
 impl Options {
     pub fn wants(&self, name: &str) -> bool {
         name == "hoy" || self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
+
+    pub fn wants_part(&self, name: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|wanted| wanted == name)
     }
 }
 
@@ -59,7 +68,7 @@ pub fn parse(args: &[String]) -> Result<Options> {
     };
     // Some are long.
     let rounds = if matches!(what, What::Start | What::Limits) { 20 } else { 5 };
-    let mut options = Options { what, rounds, only: Vec::new(), json: false };
+    let mut options = Options { what, rounds, only: Vec::new(), json: false, parts: Vec::new() };
     while let Some(word) = words.next() {
         match word {
             "--rounds" => {
@@ -75,6 +84,11 @@ pub fn parse(args: &[String]) -> Result<Options> {
                     ensure!(known.contains(&name), "no {name:?}; there are {}", known.join(", "));
                     options.only.push(name.to_owned());
                 }
+            }
+            "--part" if what == What::Network => {
+                let name = words.next().context("--part needs a name")?;
+                ensure!(PARTS.contains(&name), "no part {name:?}; there are {}", PARTS.join(", "));
+                options.parts.push(name.to_owned());
             }
             "--json" => options.json = true,
             _ => bail!("unknown argument {word:?}\n{USAGE}"),
@@ -110,6 +124,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused() {
         for line in [
+            "network --part nosuch",
+            "start --part names",
             "",
             "stop",
             "start --only podman",

@@ -173,6 +173,10 @@ fn init_hands_signals_on() {
     let daemon = daemon();
     let run = |args: &[&str]| daemon.docker(args).run().ok().trim().to_owned();
     run(&["run", "-d", "--init", "--name", "plain", "busybox", "sleep", "1000"]);
+    // It has begun with all of them blocked: one that came before it could wait for them is kept.
+    // SIGSEGV is none that it blocks itself.
+    let blocked = run(&["exec", "plain", "sed", "-n", "s/^SigBlk:.//p", "/proc/1/status"]);
+    assert_ne!(u64::from_str_radix(&blocked, 16).unwrap() & 1 << (11 - 1), 0, "{blocked}");
     run(&["kill", "-s", "TERM", "plain"]);
     assert_eq!(run(&["wait", "plain"]), "143");
     let trap = "trap 'exit 44' USR1; echo ready; while :; do sleep 0.1; done";

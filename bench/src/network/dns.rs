@@ -148,7 +148,8 @@ pub fn many(server: SocketAddrV4, name: &str, time: Duration) -> Result<Asked> {
                 out.end(server);
             }
             let now = Instant::now();
-            let sent = out.send(socket.as_fd(), 0).unwrap_or(0);
+            // As one piece through the network, or this program would be the slowest of all.
+            let sent = out.send_joined(socket.as_fd(), 0).unwrap_or(0);
             for slot in free.into_iter().take(sent) {
                 slots[slot].1 = Some(now);
             }

@@ -214,8 +214,17 @@ impl Socket {
 
     /// Makes both ends in place.
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<(), NetlinkError> {
+        self.create_veth_with(veth, || {})
+    }
+
+    /// As `create_veth`; what is done with the host's end before it goes up is given.
+    pub fn create_veth_with(
+        &mut self,
+        veth: &Veth<'_>,
+        before_up: impl FnOnce(),
+    ) -> Result<(), NetlinkError> {
         let mut message = Message::new();
-        message.begin(NEWLINK, MAKE, self.next_sequence(), &link_head(0, IFF_UP, IFF_UP));
+        message.begin(NEWLINK, MAKE, self.next_sequence(), &link_head(0, 0, 0));
         message.string(IFLA_IFNAME, veth.name).number(IFLA_MASTER, veth.bridge);
         message.number(IFLA_MTU, veth.mtu);
         message.nested(IFLA_LINKINFO, |info| {
@@ -229,7 +238,11 @@ impl Socket {
             });
         });
         self.put_bridge_port(&mut message, veth.name, veth.hairpin, veth.isolated);
-        self.transact("create a pair of interfaces", message, 0)
+        self.transact("create a pair of interfaces", message, 0)?;
+        before_up();
+        self.change("set a link up", &link_head(0, IFF_UP, IFF_UP), |message| {
+            message.string(IFLA_IFNAME, veth.name);
+        })
     }
 
     /// How a bridge treats one of its ports.

@@ -1,10 +1,12 @@
 //! What the room does to the host itself: bridges, the kernel's switches, forwarding.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hoy_netlink::Socket;
 use hoy_netlink::route::Address;
+use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
@@ -204,6 +206,30 @@ pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
 
 pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The host's settings of its interfaces for IPv6, at hand wherever the calling thread is: a path
+/// below /proc/sys/net leads to those of its own namespace.
+#[derive(Debug)]
+pub(crate) struct HostSettings(Option<OwnedFd>);
+
+impl HostSettings {
+    /// Of the calling thread's namespace.
+    pub fn open() -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self(rustix::fs::open("/proc/sys/net/ipv6/conf", flags, Mode::empty()).ok())
+    }
+
+    /// A bridge's port needs no address. With IPv6 each has one, with its routes, and the kernel
+    /// looks through those of all ports whenever one comes or goes.
+    pub fn without_ipv6(&self, interface: &str) {
+        let Some(all) = &self.0 else { return };
+        let path = format!("{interface}/disable_ipv6");
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::openat(all, path, flags, Mode::empty()) {
+            let _ = rustix::io::write(&file, b"1");
+        }
+    }
 }
 
 /// Kernel settings that may not exist here are left alone.

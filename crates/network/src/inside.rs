@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::NetworkError;
 use crate::dns::{self, DnsSockets};
-use crate::host::write;
+use crate::host::{HostSettings, write};
 use crate::sandbox::Endpoint;
 use crate::spec::{LinkMode, LinkOptions};
 
@@ -65,20 +65,24 @@ impl LinkPlan {
 /// for RCU.
 pub(crate) fn create(
     route: &mut Socket,
+    settings: &HostSettings,
     link: &LinkPlan,
     netns: BorrowedFd<'_>,
 ) -> Result<(), NetworkError> {
     match &link.kind {
-        LinkKind::Veth { name, bridge, mtu, isolated } => route.create_veth(&Veth {
-            name,
-            bridge: *bridge,
-            peer: &link.inside,
-            peer_mac: link.mac,
-            netns,
-            mtu: *mtu,
-            isolated: *isolated,
-            hairpin: true,
-        })?,
+        LinkKind::Veth { name, bridge, mtu, isolated } => {
+            let veth = Veth {
+                name,
+                bridge: *bridge,
+                peer: &link.inside,
+                peer_mac: link.mac,
+                netns,
+                mtu: *mtu,
+                isolated: *isolated,
+                hairpin: true,
+            };
+            route.create_veth_with(&veth, || settings.without_ipv6(name))?;
+        }
         LinkKind::Beside { parent, mode, mtu } => {
             let (parent, name, mtu) = (*parent, link.inside.as_str(), mtu.unwrap_or(0));
             match mode {
@@ -214,7 +218,11 @@ fn configure(
     for (endpoint, link) in fresh.iter().zip(links) {
         let number = index(&mut socket, endpoint)?;
         let conf = |name: &str| format!("/proc/sys/net/ipv6/conf/{}/{name}", endpoint.inside);
-        write(&conf("disable_ipv6"), if link.ipv6 { "0" } else { "1" });
+        // The first ones are as the namespace's default says: the kernel finds a setting the
+        // slower the more namespaces there are.
+        if link.ipv6 || !first {
+            write(&conf("disable_ipv6"), if link.ipv6 { "0" } else { "1" });
+        }
         if link.ipv6 {
             // The daemon says what addresses it has.
             write(&conf("accept_ra"), "0");

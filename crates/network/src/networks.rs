@@ -17,7 +17,7 @@ use hoy_types::{PortBinding, PortSpec};
 use crate::address::{Cidr, Claim, Pool};
 use crate::dns::DnsSockets;
 use crate::firewall::{Closed, Firewall, Flows, GatewayMode, Opening, Place, Publication};
-use crate::host::{self, Forwarding};
+use crate::host::{self, Forwarding, HostSettings};
 use crate::inside::{self, LinkPlan};
 use crate::ports::{BoundPort, Families, Ports, Wanted};
 use crate::sandbox::{Endpoint, EndpointSpec, SandboxSpec, decide_way_out, next_name};
@@ -47,6 +47,7 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Networks {
     settings: Settings,
+    host: HostSettings,
     state: Arc<Mutex<State>>,
     /// Where the table can be taken away by others.
     _watcher: Option<Watcher>,
@@ -219,7 +220,7 @@ impl Networks {
                 })?)
             }
         };
-        Ok(Self { settings, state, _watcher: watcher })
+        Ok(Self { settings, host: HostSettings::open(), state, _watcher: watcher })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -361,7 +362,7 @@ impl Networks {
     fn plug(&self, link: &LinkPlan, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
         let started = Instant::now();
         loop {
-            match inside::create(&mut self.state().route, link, netns) {
+            match inside::create(&mut self.state().route, &self.host, link, netns) {
                 Err(NetworkError::NotAlone) if started.elapsed() < PATIENCE => {
                     std::thread::sleep(LOOK);
                 }

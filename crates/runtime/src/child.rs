@@ -241,6 +241,9 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
     let mut process_plan = plan.process.clone();
     if prepared.init.is_some() {
         process_plan.args.splice(0..0, ["/sbin/docker-init".to_owned(), "--".to_owned()]);
+        // The container counts as started before that program has its signals: a process 1 that
+        // does not block one and does not handle it yet would never see it.
+        process::block_signals();
     }
     program(&process_plan, &prepared.credentials, stdio, slave, Role::First)
 }

@@ -1,18 +1,23 @@
 //! The daemon's side: starting shims, finding them again, talking to them. Nothing here waits for
 //! a container.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::ExitStatus;
 
+use hoy_sys::exec::CStringArray;
+use hoy_sys::launch::Launcher;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, socketpair,
 };
+use rustix::process::WaitOptions;
 
 use crate::Error;
 use crate::codec::{self, Received};
@@ -25,13 +30,14 @@ const KEPT_ANSWER: std::time::Duration = std::time::Duration::from_millis(500);
 #[derive(Debug)]
 pub struct ShimProgram {
     image: OwnedFd,
+    launcher: Launcher,
 }
 
 impl ShimProgram {
     pub fn load(path: &Path) -> Result<Self, Error> {
         if hoy_weak::without(hoy_weak::Protection::SealedProgram) {
             let file = File::open(path).map_err(Error::io("read the program hoy-shim"))?;
-            return Ok(Self { image: file.into() });
+            return Self::with(file.into());
         }
         let mut bytes = Vec::new();
         File::open(path)
@@ -41,8 +47,12 @@ impl ShimProgram {
     }
 
     fn of(bytes: &[u8]) -> Result<Self, Error> {
-        let image = codec::sealed(bytes).map_err(Error::io("copy the program hoy-shim"))?;
-        Ok(Self { image })
+        Self::with(codec::sealed(bytes).map_err(Error::io("copy the program hoy-shim"))?)
+    }
+
+    fn with(image: OwnedFd) -> Result<Self, Error> {
+        let launcher = Launcher::new().map_err(Error::io("prepare to start shims"))?;
+        Ok(Self { image, launcher })
     }
 
     /// Another file with the same content.
@@ -86,35 +96,38 @@ pub struct Connection {
 
 /// Starts a shim for a container. It is a child of init when this returns.
 pub fn spawn(program: &ShimProgram, exec_root: &Path, id: &str) -> Result<Connection, Error> {
-    match spawn_image(&program.image, exec_root, id) {
+    match spawn_image(program, exec_root, id) {
         // A container has made the file one that cannot be executed, where the kernel has no
         // seal against that: a copy that no container has seen yet.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            spawn_image(&program.copy()?.image, exec_root, id)
+            spawn_image(&program.copy()?, exec_root, id)
         }
         result => result,
     }
 }
 
-fn spawn_image(image: &OwnedFd, exec_root: &Path, id: &str) -> Result<Connection, Error> {
+fn spawn_image(program: &ShimProgram, exec_root: &Path, id: &str) -> Result<Connection, Error> {
+    let failed = || Error::io("start hoy-shim");
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|error| failed()(error.into()));
+    let words = [b"hoy-shim", exec_root.as_os_str().as_bytes(), id.as_bytes()];
+    let args = CStringArray::new(words.into_iter().map(text).collect::<Result<_, _>>()?);
+    let env = hoy_weak::inherited().into_iter().map(|(name, value)| format!("{name}={value}"));
+    let env = env.map(|variable| text(variable.as_bytes())).collect::<Result<_, _>>()?;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| Error::io("make a control socket")(errno.into()))?;
-    let status = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
-        .arg0("hoy-shim")
-        .arg(exec_root)
-        .arg(id)
-        .env_clear()
-        .envs(hoy_weak::inherited())
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .map_err(Error::io("start hoy-shim"))?;
-    if !status.success() {
-        return Err(Error::Spawn(status));
+    let first = program
+        .launcher
+        .start(program.image.as_fd(), &args, &CStringArray::new(env), theirs.as_fd())
+        .map_err(failed())?;
+    drop(theirs);
+    // It leaves the shim to init at once.
+    match rustix::process::waitpid(Some(first), WaitOptions::empty()) {
+        Ok(Some((_, status))) if status.exit_status() == Some(0) => Connection::new(ours),
+        Ok(Some((_, status))) => Err(Error::Spawn(ExitStatus::from_raw(status.as_raw()))),
+        Ok(None) => Err(failed()(io::ErrorKind::Other.into())),
+        Err(errno) => Err(failed()(errno.into())),
     }
-    Connection::new(ours)
 }
 
 /// Finds a shim that was started before. `None` if there is none.
@@ -225,8 +238,9 @@ mod tests {
         file.write_all(&std::fs::read("/bin/true").unwrap()).unwrap();
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
         let root = Path::new("/nowhere");
-        let refused = spawn_image(&file.try_clone().unwrap().into(), root, "id").unwrap_err();
+        let program = ShimProgram::with(file.into()).unwrap();
+        let refused = spawn_image(&program, root, "id").unwrap_err();
         assert!(matches!(refused, Error::Io { .. }), "{refused}");
-        spawn(&ShimProgram { image: file.into() }, root, "id").unwrap();
+        spawn(&program, root, "id").unwrap();
     }
 }

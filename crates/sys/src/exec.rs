@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::RawFd;
 
 /// A list of C strings with the terminating null, as execve wants it.
 pub struct CStringArray {
@@ -15,6 +16,24 @@ impl CStringArray {
         let mut pointers: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
         pointers.push(std::ptr::null());
         Self { _strings: strings, pointers }
+    }
+
+    /// Replaces this program by the one in a file that is open, with these arguments. Returns only
+    /// with what went wrong. Allocates nothing.
+    pub(crate) fn execute(&self, image: RawFd, env: &Self) -> io::Error {
+        // SAFETY: an empty path and arrays that are NUL-terminated and alive; on success nothing
+        // of ours remains.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                image,
+                c"".as_ptr(),
+                self.pointers.as_ptr(),
+                env.pointers.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        io::Error::last_os_error()
     }
 }
 

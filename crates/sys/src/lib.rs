@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod datagram;
 pub mod exec;
 pub mod inherited;
+pub mod launch;
 pub mod mount;
 pub mod process;
 pub mod quota;

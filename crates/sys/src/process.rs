@@ -179,6 +179,17 @@ pub fn reset_signals() {
     }
 }
 
+/// Blocks every signal: for who is about to become a program that waits for them, and for which
+/// none that comes before it does may be lost.
+pub fn block_signals() {
+    // SAFETY: an all-zero sigset_t is valid, sigfillset makes it full.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
 /// Ignores a signal. For SIGTERM and the like in a supervisor that must outlive them.
 pub fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN is always a valid action.
