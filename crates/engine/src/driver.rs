@@ -283,6 +283,11 @@ impl Driver {
         self.inner.container_event(&self.record, action, extra);
     }
 
+    /// Published together with what tells of it.
+    fn publish_as(&self, action: &str, extra: &[(&str, String)]) {
+        self.inner.container_event_with(&self.record, action, extra, || self.publish());
+    }
+
     fn network_events(&self, action: &str, networks: &[Arc<Document>]) {
         for network in networks {
             self.inner.network_event(action, network, Some(self.record.key()));
@@ -448,17 +453,17 @@ impl Driver {
         match event {
             Event::Exited(exit) => self.exited(&exit).await,
             Event::ExecExited { id, code } => {
-                self.inner.exec_ended(&id, code);
-                self.event("exec_die", &[("execID", id), ("exitCode", code.to_string())]);
+                let told = [("execID", id.clone()), ("exitCode", code.to_string())];
+                let ended = || self.inner.exec_ended(&id, code);
+                self.inner.container_event_with(&self.record, "exec_die", &told, ended);
             }
             Event::Detached { exec: None } => self.event("detach", &[]),
             Event::Detached { exec: Some(id) } => self.event("exec_detach", &[("execID", id)]),
             Event::OutOfMemory { .. } => {
                 if self.record.state.phase.is_alive() {
                     self.record.state.oom_killed = true;
-                    self.publish();
+                    self.publish_as("oom", &[]);
                     self.save_later();
-                    self.event("oom", &[]);
                 }
             }
             Event::ProbeBegins { .. } | Event::Probed { .. } => self.on_probe(event),
@@ -488,9 +493,8 @@ impl Driver {
         self.last_code = exit.code;
         self.health_ended();
         self.inner.execs_of_ended(&self.record.id);
-        self.publish();
+        self.publish_death(exit.code, (exit.finished_at - exit.started_at).max(0));
         self.save_later();
-        self.tell_death(exit.code, (exit.finished_at - exit.started_at).max(0));
         self.network_events("disconnect", &networks);
         self.detach_volumes().await;
         // The supervisor may clean up; nobody waits for that.
@@ -616,14 +620,14 @@ impl Driver {
             && self.inner.journal.has_missed(self.id(), state.finished_at)
         {
             let lasted = (state.finished_at.nanos() - state.started_at.nanos()).max(0);
-            self.tell_death(state.exit_code, lasted);
+            self.publish_death(state.exit_code, lasted);
         }
     }
 
-    fn tell_death(&self, code: i32, lasted: i64) {
+    fn publish_death(&self, code: i32, lasted: i64) {
         let lasted = lasted / 1_000_000_000;
         let die = [("exitCode", code.to_string()), ("execDuration", lasted.to_string())];
-        self.event("die", &die);
+        self.publish_as("die", &die);
     }
 
     /// There is no supervisor: either the container has ended and its record says how, or what is
@@ -933,16 +937,15 @@ impl Driver {
                 };
                 self.starts += 1;
                 self.health_begun(probed);
-                self.publish();
-                self.save_later();
                 let network = &self.record.network;
                 let networks = inner.documents_of_running(&network.mode, &network.endpoints);
                 self.network_events("connect", &networks);
+                inner.volume_events("mount", &self.record);
+                self.publish_as("start", &[]);
+                self.save_later();
                 if !networks.is_empty() {
                     inner.tell_barriers();
                 }
-                inner.volume_events("mount", &self.record);
-                self.event("start", &[]);
                 Ok(())
             }
             Reply::Failed(failure) => {
@@ -964,9 +967,8 @@ impl Driver {
         if pause {
             self.health_ended();
         }
-        self.publish();
+        self.publish_as(if pause { "pause" } else { "unpause" }, &[]);
         self.save_later();
-        self.event(if pause { "pause" } else { "unpause" }, &[]);
         Ok(())
     }
 
@@ -1030,8 +1032,7 @@ impl Driver {
         }
         self.inner.registry.release(&old, &self.record.id);
         self.inner.tell_names(&self.record);
-        self.publish();
-        self.event("rename", &[("oldName", format!("/{old}"))]);
+        self.publish_as("rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }
 
@@ -1058,8 +1059,7 @@ impl Driver {
             }
             return Err(error);
         }
-        self.publish();
-        self.event("update", &[]);
+        self.publish_as("update", &[]);
         Ok(())
     }
 
@@ -1081,8 +1081,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || inner.grow_layer(&record)).await.map_err(lost)??;
         self.record.host = host;
         self.inner.save(&self.record).await?;
-        self.publish();
-        self.event("update", &[]);
+        self.publish_as("update", &[]);
         Ok(())
     }
 
@@ -1227,9 +1226,10 @@ impl Driver {
                 tokio::task::spawn_blocking(move || inner.release_volumes(&id, &mounts, volumes));
             let _ = released.await;
         }
-        self.inner.registry.remove(&self.record.id, &self.record.name);
-        self.event("destroy", &[]);
-        self.view.send_modify(|view| view.removed = true);
+        self.inner.container_event_with(&self.record, "destroy", &[], || {
+            self.inner.registry.remove(&self.record.id, &self.record.name);
+            self.view.send_modify(|view| view.removed = true);
+        });
         Ok(())
     }
 }

@@ -389,6 +389,17 @@ impl Inner {
     }
 
     pub fn container_event(&self, record: &Record, action: &str, extra: &[(&str, String)]) {
+        self.container_event_with(record, action, extra, || ());
+    }
+
+    /// As [`crate::events::Journal::record_with`].
+    pub fn container_event_with(
+        &self,
+        record: &Record,
+        action: &str,
+        extra: &[(&str, String)],
+        publish: impl FnOnce(),
+    ) {
         let mut attributes: BTreeMap<String, String> =
             record.labels().map(|(name, value)| (name.clone(), value.clone())).collect();
         attributes.insert("image".into(), record.config.image.clone());
@@ -397,16 +408,17 @@ impl Inner {
         // Told once: by this daemon, or one before it.
         let death = (action == "die").then_some(record.state.finished_at);
         if death.is_some_and(|death| self.journal.has_told(record.key(), death)) {
-            return;
+            return publish();
         }
-        self.journal.record(Happening {
+        let happening = Happening {
             kind: "container",
             action: action.to_owned(),
             id: record.key().to_owned(),
             attributes,
             at: now(),
             death,
-        });
+        };
+        self.journal.record_with(happening, publish);
     }
 
     pub fn event(

@@ -120,6 +120,12 @@ impl Journal {
     }
 
     pub fn record(&self, happening: Happening) {
+        self.record_with(happening, || ());
+    }
+
+    /// Makes known, by `publish`, what has happened: whoever has seen it finds it among the events,
+    /// and whoever hears of it sees it. `publish` only sets what others read, and waits for nobody.
+    pub fn record_with(&self, happening: Happening, publish: impl FnOnce()) {
         let happening = Arc::new(happening);
         let mut state = self.state();
         let number = state.next;
@@ -132,6 +138,8 @@ impl Journal {
         {
             state.past.pop_front();
         }
+        // Who asks for events from here on waits for the lock, and finds this one.
+        publish();
         // Under the lock, so that a listener gets each event either as past or as live.
         let _ = self.live.send(happening);
         drop(state);
@@ -264,6 +272,33 @@ mod tests {
         journal.record(happening(300));
         assert_eq!(heard.live.try_recv().unwrap().id, "300");
         assert!(journal.listen(None).past.is_empty());
+    }
+
+    #[test]
+    fn who_sees_a_state_finds_its_event_and_who_hears_that_sees_the_state() {
+        let journal = Journal::open(Path::new("/proc/none"));
+        let (seen, mut shown) = tokio::sync::watch::channel(0);
+        let mut live = journal.listen(None).live;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..=2000 {
+                    let publish = || {
+                        seen.send_replace(number);
+                    };
+                    journal.record_with(happening(number), publish);
+                }
+            });
+            let mut last = 0;
+            while last < 2000 {
+                last = *shown.borrow_and_update();
+                let found = journal.listen(Some(Timestamp::ZERO)).past.pop();
+                let found = found.map_or(0, |one| one.id.parse::<usize>().unwrap());
+                assert!(found >= last, "{found} is told, {last} is seen");
+                while let Ok(heard) = live.try_recv() {
+                    assert!(*shown.borrow() >= heard.id.parse::<usize>().unwrap());
+                }
+            }
+        });
     }
 
     #[test]

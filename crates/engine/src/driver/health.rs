@@ -45,16 +45,17 @@ impl Driver {
         let changed = known.status != status;
         (known.status, known.streak) = (status, streak);
         known.add(result);
-        self.publish();
         if changed {
+            self.publish_as(&self.health_action(), &[]);
             // The supervisor knows the rest.
             self.save_later();
-            self.health_event();
+        } else {
+            self.publish();
         }
     }
 
-    fn health_event(&self) {
-        self.event(&format!("health_status: {}", health::of(&self.record)), &[]);
+    fn health_action(&self) -> String {
+        format!("health_status: {}", health::of(&self.record))
     }
 
     /// What a container that runs on has learned while there was no daemon.
@@ -82,7 +83,7 @@ impl Driver {
         known.take_up(state, began);
         let now = known.status;
         if before != Some(now) {
-            self.health_event();
+            self.event(&self.health_action(), &[]);
         }
     }
 }
