@@ -98,7 +98,7 @@ fn taken_over(mount: &MountRecord, writable: bool) -> Option<Wanted> {
     let request = match &mount.kind {
         MountKind::Tmpfs { .. } => return None,
         MountKind::Volume { name, .. } => {
-            Some(VolumeRequest { name: name.clone(), ..VolumeRequest::default() })
+            Some(VolumeRequest { name: name.clone(), existing: true, ..VolumeRequest::default() })
         }
         MountKind::Bind { .. } | MountKind::Image { .. } => None,
     };

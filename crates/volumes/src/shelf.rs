@@ -177,6 +177,7 @@ impl Volumes {
                 (known, false)
             }
             Ok(known) if self.still_there(&known, &request)? => (known, false),
+            _ if request.existing => return Err(VolumeError::NotFound(request.name)),
             _ => (self.make_new(request, random)?, true),
         };
         if let Some(container) = container {

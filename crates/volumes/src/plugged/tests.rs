@@ -58,7 +58,12 @@ fn what_a_container_had_is_given_back() {
     assert!(new && made.driver == "p" && !root.path().join("volumes/v1/_data").exists());
     assert_eq!(volumes.mountpoint(&made), Path::new(""));
     assert_eq!(volumes.attach("v1", "c1").unwrap(), Path::new("/tmp"));
-    volumes.claim(asks("v1", ""), "c2").unwrap();
+    // As by --volumes-from: one that has gone meanwhile is not made again, empty.
+    let taken_over = |name: &str| VolumeRequest { existing: true, ..asks(name, "") };
+    let gone = volumes.claim(taken_over("gone"), "c2").unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert!(!root.path().join("volumes/gone").exists() && volumes.users("gone").is_empty());
+    volumes.claim(taken_over("v1"), "c2").unwrap();
     volumes.attach("v1", "c2").unwrap();
     assert_eq!(volumes.mountpoint(&made), Path::new("/tmp"));
 
