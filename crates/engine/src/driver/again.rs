@@ -6,7 +6,8 @@ use hoy_shim::message::{Reply, Request};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{Done, Driver, done};
+use super::supervisor::done;
+use super::{Done, Driver};
 use crate::error::{Error, Result};
 use crate::life::{Phase, Wish};
 use crate::restart;

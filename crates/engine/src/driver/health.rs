@@ -2,7 +2,8 @@
 
 use hoy_shim::message::{Event, HealthState, HealthStatus, ProbeResult, Reply, Request};
 
-use super::{ANSWER, Driver};
+use super::Driver;
+use super::supervisor::ANSWER;
 use crate::health::{self, HealthRecord};
 
 impl Driver {
