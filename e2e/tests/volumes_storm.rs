@@ -39,14 +39,18 @@ fn listed(client: &Client) -> BTreeSet<String> {
     all.map(|one| one["Name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// A volume is there with all that the image has, or empty, or not there: never a part of it.
+/// A volume is there with all that the image has, or empty, or not there: never a part of it. One
+/// that was made for a container alone is there when the container is.
 #[test]
 fn killed_at_any_step_a_volume_is_whole_or_not_there() {
     let mut daemon = daemon();
     let fill = format!("mkdir srv; for i in $(seq {FILES}); do echo $i > srv/$i; done");
     import(&daemon, "full", &fill, &[]);
     let volumes = daemon.path("data/volumes");
-    let body = json!({"Image": "full", "Cmd": ["true"], "HostConfig": {"Binds": ["x1:/srv"]}});
+    let host = json!({"Binds": ["x1:/srv"]});
+    let body =
+        json!({"Image": "full", "Cmd": ["true"], "Volumes": {"/own": {}}, "HostConfig": host});
+    let remove = |client: &Client| client.delete("/containers/c1").query("v", "1").send().map(drop);
     let create = |client: &Client| {
         client.post("/containers/create").query("name", "c1").json(&body).send().map(drop)
     };
@@ -66,7 +70,7 @@ fn killed_at_any_step_a_volume_is_whole_or_not_there() {
                     let request = client.post("/containers/create").query("name", "c1");
                     return request.json(&body).send().map(drop);
                 }
-                client.delete("/containers/c1").send()?;
+                client.delete("/containers/c1").query("v", "1").send()?;
                 client.delete("/volumes/x1").send().map(drop)
             }
         });
@@ -77,6 +81,9 @@ fn killed_at_any_step_a_volume_is_whole_or_not_there() {
         let client = client(&daemon);
         assert_eq!(listed(&client), names(&volumes), "round {round}");
         let there = listed(&client).contains("x1");
+        let all: Value = client.get("/containers/json").query("all", "1").fetch().expect("a list");
+        let own = listed(&client).len() - usize::from(there);
+        assert_eq!(own, all.as_array().expect("an array").len(), "round {round}: {all}");
         let found = names(&volumes.join("x1/_data"));
         assert!(found.is_empty() || found.len() == FILES, "round {round}: {} files", found.len());
         let beside: BTreeSet<String> = ["_data", "volume.json"].map(str::to_owned).into();
@@ -96,7 +103,7 @@ fn killed_at_any_step_a_volume_is_whole_or_not_there() {
             assert!(matches!(status(&answer), Some(200 | 409)), "{answer:?}");
             assert_eq!(names(&volumes.join("x1/_data")).len(), FILES, "round {round}");
         } else {
-            let gone = client.delete("/containers/c1").send().map(drop);
+            let gone = remove(&client);
             assert!(matches!(status(&gone), Some(200 | 404)), "{gone:?}");
             let gone = client.delete("/volumes/x1").send().map(drop);
             assert!(matches!(status(&gone), Some(200 | 404)), "{gone:?}");

@@ -50,7 +50,7 @@ async fn create(engine: &Engine, conn: &mut Conn, head: &Head) -> Outcome {
             driver: asked.driver,
             labels: asked.labels.unwrap_or_default(),
             options: asked.driver_opts.unwrap_or_default(),
-            existing: false,
+            ..VolumeRequest::default()
         })
         .await?;
     conn.json_answer(201, &made).await

@@ -72,7 +72,7 @@ impl Engine {
         // The ticket keeps the image's layers until everybody knows the container.
         let (record, mut warnings, _ticket) = record.await.map_err(lost)??;
         warnings.extend(self.inner.pressure.warning());
-        if let Err(error) = self.inner.save(&record).await {
+        if let Err(error) = self.inner.save_new(&record).await {
             self.inner.abandon(&record);
             return Err(error);
         }

@@ -37,6 +37,7 @@ use crate::seccomp::Filters;
 use crate::stats::Sampler;
 use crate::top::Tops;
 use crate::userns;
+use crate::volumes;
 
 pub(crate) const CONTAINER: &str = "container";
 pub(crate) const META: &str = "meta";
@@ -165,6 +166,7 @@ impl Engine {
         let inner = Arc::clone(inner);
         let sweep = tokio::task::spawn_blocking(move || {
             inner.volumes.settle();
+            inner.remove_orphans();
             inner.settle_room();
             inner.sweep(&known);
         });
@@ -366,13 +368,24 @@ impl Inner {
         self.write(vec![self.put_record(record)?], durability).await
     }
 
-    /// Takes everything of a container back. The record first: what is left after a crash is
-    /// swept at the next start.
-    pub async fn forget(self: &Arc<Self>, record: &Record) -> Result<()> {
+    /// A new container: from here on its volumes have it.
+    pub async fn save_new(self: &Arc<Self>, record: &Record) -> Result<()> {
         let durability =
             if record.host.auto_remove { Durability::Written } else { Durability::Sync };
-        let op = Op::Delete { kind: CONTAINER, key: record.key().to_owned() };
-        self.write(vec![op], durability).await?;
+        let ops = volumes::adopted(&record.mounts).chain([self.put_record(record)?]);
+        self.write(ops.collect(), durability).await
+    }
+
+    /// Takes everything of a container back. The record first: what is left after a crash is
+    /// swept at the next start.
+    pub async fn forget(self: &Arc<Self>, record: &Record, volumes: bool) -> Result<()> {
+        let durability =
+            if record.host.auto_remove { Durability::Written } else { Durability::Sync };
+        let mut ops = vec![Op::Delete { kind: CONTAINER, key: record.key().to_owned() }];
+        if volumes {
+            ops.extend(volumes::orphaned(&record.mounts));
+        }
+        self.write(ops, durability).await?;
         self.execs_of_removed(&record.id);
         let inner = Arc::clone(self);
         let record = record.clone();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hoy_rootfd::{Links, RootFd};
+use hoy_store::{Durability, Op};
 use hoy_types::Timestamp;
 use hoy_volumes::{Seen, Volume, VolumeError, VolumeRequest};
 use hoy_wire as wire;
@@ -15,6 +16,36 @@ use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result, failed, lost};
 use crate::mounts::{self, Wanted};
 use crate::record::{MountKind, MountRecord, Record};
+
+/// Volumes that were made for one container alone, while they have none: they go, whatever becomes
+/// of the daemon meanwhile.
+const ORPHAN: &str = "orphan";
+
+fn orphan(name: &str) -> Op {
+    Op::Put { kind: ORPHAN, key: name.to_owned(), body: Vec::new() }
+}
+
+fn no_orphan(name: &str) -> Op {
+    Op::Delete { kind: ORPHAN, key: name.to_owned() }
+}
+
+/// The names of those that were made for the container alone.
+fn of_its_own(mounts: &[MountRecord]) -> impl Iterator<Item = &str> {
+    mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, anonymous: true, .. } => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// Together with a container's record: its own volumes are no orphans any more.
+pub(crate) fn adopted(mounts: &[MountRecord]) -> impl Iterator<Item = Op> {
+    of_its_own(mounts).map(no_orphan)
+}
+
+/// Together with the end of the record.
+pub(crate) fn orphaned(mounts: &[MountRecord]) -> impl Iterator<Item = Op> {
+    of_its_own(mounts).map(orphan)
+}
 
 pub(crate) fn volume_error(error: VolumeError) -> Error {
     let kind = error.kind();
@@ -163,8 +194,21 @@ impl Inner {
         &self,
         container: &str,
         layers: &[String],
-        wanted: Vec<Wanted>,
+        mut wanted: Vec<Wanted>,
     ) -> Result<Vec<MountRecord>> {
+        let mut orphans = Vec::new();
+        for request in wanted.iter_mut().filter_map(|one| one.volume.as_mut()) {
+            if request.name.is_empty() {
+                request.name = hoy_volumes::random_name().map_err(volume_error)?;
+                request.anonymous = true;
+                orphans.push(orphan(&request.name));
+            }
+        }
+        if !orphans.is_empty() {
+            // Until there is a container that has them.
+            let written = self.store.write(orphans, Durability::Written);
+            written.map_err(failed("write to the database"))?;
+        }
         let mut out: Vec<MountRecord> = Vec::new();
         for one in wanted {
             match self.claim_volume(container, layers, one) {
@@ -236,17 +280,31 @@ impl Inner {
     /// for it alone go with it if `anonymous` says so.
     pub(crate) fn release_volumes(&self, container: &str, mounts: &[MountRecord], anonymous: bool) {
         self.volumes.let_go(container);
-        for mount in mounts {
-            let MountKind::Volume { name, anonymous: true, .. } = &mount.kind else { continue };
-            if !anonymous {
-                continue;
-            }
-            match self.volumes.remove(name) {
-                Ok(volume) => self.volume_event("destroy", &volume, &[]),
-                // Others have it through --volumes-from, or it was removed by hand.
-                Err(VolumeError::Conflict(_) | VolumeError::NotFound(_)) => {}
-                Err(error) => tracing::warn!(volume = name, %error, "remove an anonymous volume"),
-            }
+        for name in of_its_own(mounts).filter(|_| anonymous) {
+            self.remove_orphan(name);
+        }
+    }
+
+    /// Removes a volume that was made for one container, and what says that it is to go.
+    fn remove_orphan(&self, name: &str) {
+        match self.volumes.remove(name) {
+            Ok(volume) => self.volume_event("destroy", &volume, &[]),
+            // Others have it through --volumes-from, or it was removed by hand.
+            Err(VolumeError::Conflict(_) | VolumeError::NotFound(_)) => {}
+            Err(error) => tracing::warn!(volume = name, %error, "remove an anonymous volume"),
+        }
+        self.store.write_later(vec![no_orphan(name)]);
+    }
+
+    /// What a daemon that was killed had made for a container that never came to be, or had not
+    /// yet removed with its container.
+    pub(crate) fn remove_orphans(&self) {
+        let orphans = match self.store.documents(ORPHAN) {
+            Ok(orphans) => orphans,
+            Err(error) => return tracing::warn!(%error, "look for volumes that nobody has"),
+        };
+        for (name, _) in orphans {
+            self.remove_orphan(&name);
         }
     }
 

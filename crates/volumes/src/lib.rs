@@ -24,6 +24,7 @@ pub use options::LocalOptions;
 pub use plugged::Seen;
 pub use plugin::{PluginLimits, PluginSettings};
 pub use quota::{DISK, Leaving, Means, Quotas, Usage};
+pub use shelf::random_name;
 pub use shelf::{Filled, Volumes};
 pub use volume::{ANONYMOUS, LOCAL, Volume, VolumeRequest, check_name};
 

@@ -165,9 +165,11 @@ impl Volumes {
         mut request: VolumeRequest,
         container: Option<&str>,
     ) -> Result<(Arc<Volume>, bool)> {
-        let random = request.name.is_empty();
+        let random = request.anonymous || request.name.is_empty();
         if random {
-            request.name = random_name()?;
+            if request.name.is_empty() {
+                request.name = random_name()?;
+            }
             request.labels.insert(ANONYMOUS.to_owned(), String::new());
         }
         let _turn = self.turns.take(&request.name)?;
@@ -509,7 +511,7 @@ fn take_up(directory: &Path, name: &str) -> Result<Volume> {
 }
 
 /// 64 hexadecimal digits, as Docker's.
-pub(crate) fn random_name() -> Result<String> {
+pub fn random_name() -> Result<String> {
     let mut bytes = [0; 32];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -35,6 +35,8 @@ pub struct VolumeRequest {
     pub driver: String,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
+    /// Made for somebody alone, also if it has a name already.
+    pub anonymous: bool,
     /// One that is not there is not made: another container has it, and nothing in its place would
     /// be what is asked for.
     pub existing: bool,

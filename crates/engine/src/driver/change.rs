@@ -118,7 +118,7 @@ impl Driver {
         let removed = async {
             self.wait_for_shim().await?;
             let _tree = self.files_for_itself().await?;
-            self.inner.forget(&self.record).await
+            self.inner.forget(&self.record, volumes).await
         };
         if let Err(error) = removed.await {
             self.record.state.phase = before;
