@@ -18,7 +18,8 @@ use tokio::sync::{Notify, broadcast};
 use disk::Disk;
 pub use disk::History;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Inner, now};
+use crate::record::Record;
 
 /// How many past events are in memory, as Docker does.
 const KEPT: usize = 256;
@@ -229,6 +230,58 @@ impl Engine {
             self.inner.journal.something_to_write().await;
             self.keep_events().await;
         }
+    }
+}
+
+impl Inner {
+    pub fn container_event(&self, record: &Record, action: &str, extra: &[(&str, String)]) {
+        self.container_event_with(record, action, extra, || ());
+    }
+
+    /// As [`Journal::record_with`].
+    pub fn container_event_with(
+        &self,
+        record: &Record,
+        action: &str,
+        extra: &[(&str, String)],
+        publish: impl FnOnce(),
+    ) {
+        let mut attributes: BTreeMap<String, String> =
+            record.labels().map(|(name, value)| (name.clone(), value.clone())).collect();
+        attributes.insert("image".into(), record.config.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        // Told once: by this daemon, or one before it.
+        let death = (action == "die").then_some(record.state.finished_at);
+        if death.is_some_and(|death| self.journal.has_told(record.key(), death)) {
+            return publish();
+        }
+        let happening = Happening {
+            kind: "container",
+            action: action.to_owned(),
+            id: record.key().to_owned(),
+            attributes,
+            at: now(),
+            death,
+        };
+        self.journal.record_with(happening, publish);
+    }
+
+    pub fn event(
+        &self,
+        kind: &'static str,
+        action: &str,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+    ) {
+        self.journal.record(Happening {
+            kind,
+            action: action.to_owned(),
+            id: id.to_owned(),
+            attributes,
+            at: now(),
+            death: None,
+        });
     }
 }
 

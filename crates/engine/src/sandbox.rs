@@ -16,10 +16,11 @@ use hoy_types::{ContainerId, Timestamp};
 
 use crate::attachments::{self, Attachment};
 use crate::directory::Document;
-use crate::engine::{Inner, META, host_resolv_conf, ports};
+use crate::engine::{Inner, META, host_resolv_conf};
 use crate::error::{Error, Result, failed};
 use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
+use crate::spec::ports;
 use crate::userns;
 
 /// What a container's namespace comes from.

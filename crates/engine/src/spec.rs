@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use hoy_config::Settings;
-use hoy_types::{PortSpec, Signal, UserSpec};
+use hoy_types::{PortBinding, PortSpec, Signal, UserSpec};
 use hoy_wire::{ContainerConfig, HostConfig, ImageConfig};
 
 use crate::error::{Error, Result};
+use crate::record::Record;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Merges the image's configuration into the request's.
@@ -248,6 +249,35 @@ pub(crate) fn host_ports(text: &str) -> Result<Option<(u16, u16)>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first)?, number(last)?);
     if first > last || first == 0 { Err(bad()) } else { Ok(Some((first, last))) }
+}
+
+/// What `-p` and `-P` come to.
+pub(crate) fn ports(record: &Record) -> Result<Vec<PortBinding>> {
+    let mut out = Vec::new();
+    let bindings = record.host.port_bindings.iter().flatten();
+    for (port, wanted) in bindings {
+        let container = port_spec(port)?;
+        for binding in wanted.iter().flatten() {
+            let host_ip = match binding.host_ip.as_str() {
+                "" => None,
+                text => Some(
+                    text.parse()
+                        .map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?,
+                ),
+            };
+            let host_ports = host_ports(&binding.host_port)?;
+            out.push(PortBinding { container, host_ip, host_ports });
+        }
+    }
+    if record.host.publish_all_ports {
+        for port in record.config.exposed_ports.keys() {
+            let container = port_spec(port)?;
+            if !out.iter().any(|known| known.container == container) {
+                out.push(PortBinding { container, host_ip: None, host_ports: None });
+            }
+        }
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

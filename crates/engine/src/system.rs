@@ -1,6 +1,7 @@
 //! The daemon about itself: version, info, events, networks, the end.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use hoy_wire as wire;
 
@@ -60,7 +61,7 @@ impl Engine {
         let support = inner.support().cloned().unwrap_or_default();
         let unified = cgroups.as_ref().is_ok_and(hoy_cgroup::Hierarchies::unified);
         let mut warnings = missing_limits(&support, unified);
-        if crate::engine::lies_on_overlay(&inner.settings.data_root) {
+        if lies_on_overlay(&inner.settings.data_root) {
             warnings.push(format!("WARNING: {ON_OVERLAY}"));
         }
         let uname = rustix::system::uname();
@@ -224,4 +225,10 @@ pub(crate) fn memory() -> i64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+/// Whether a directory can carry no container: as the data root of a daemon in one, if it is not a
+/// volume.
+pub(crate) fn lies_on_overlay(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == 0x794c_7630)
 }

@@ -19,10 +19,11 @@ use hoy_shim::{EndRecord, Room};
 use hoy_types::Signal;
 use hoy_wire::{Explanation, OomTask, Probe};
 
-use crate::engine::{Engine, Inner, ports};
+use crate::engine::{Engine, Inner};
 use crate::error::{Result, lost};
 use crate::record::{MountKind, Record};
 use crate::show;
+use crate::spec::ports;
 use facts::{Facts, Stage};
 
 /// Lines of its log that are looked at, and of these shown.
