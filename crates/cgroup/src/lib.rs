@@ -399,8 +399,16 @@ impl Cgroup {
         }
     }
 
-    /// Stops every process in it, or lets them go on.
+    /// Stops every process in it, or lets them go on. Where not all can be stopped, none is.
     pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        let done = self.set_frozen(frozen);
+        if frozen && done.is_err() {
+            let _ = self.set_frozen(false);
+        }
+        done
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         let v1 = self.members.iter().find(|m| !m.hierarchy.unified && m.hierarchy.has("freezer"));
         if let Some(member) = v1 {
             return self.freeze_v1(member, frozen);

@@ -26,8 +26,9 @@ use crate::plan::{NamespaceMode, ProcessLabels, ProcessPlan};
 use crate::prepare::Prepared;
 use crate::rootfs::as_root_of;
 use crate::running::Stdio;
+use crate::starting::Doing;
 use crate::tree;
-use crate::users::Credentials;
+use crate::users::{self, Credentials};
 
 /// What the child tells its parent: a descriptor of its terminal, or why it failed. Silence and a
 /// closed channel mean that the program runs.
@@ -35,6 +36,8 @@ pub(crate) const CONSOLE: u8 = 1;
 pub(crate) const FAILED: u8 = 2;
 /// The number and the descriptor of the process that begins instead of the one that was made.
 pub(crate) const BORN: u8 = 3;
+/// What it is about to do: see [`Doing`].
+pub(crate) const DOING: u8 = 4;
 
 /// What a container's first process begins with.
 pub(crate) struct FirstChild<'a> {
@@ -49,6 +52,7 @@ pub(crate) struct FirstChild<'a> {
 /// Otherwise returns only when it could not.
 pub(crate) fn first(child: &FirstChild<'_>, channel: &OwnedFd) -> i32 {
     rustix::process::umask(Mode::empty());
+    Doing::Files.tell(channel);
     let prepared = child.prepared;
     let done = share(prepared).and_then(|()| match (&prepared.userns, &prepared.plan.userns) {
         (Some(userns), Some(maps)) => beget(child, userns, maps, channel),
@@ -245,7 +249,7 @@ fn enter(child: &FirstChild<'_>, dev: OwnedFd, channel: &OwnedFd) -> Result<Neve
         // does not block one and does not handle it yet would never see it.
         process::block_signals();
     }
-    program(&process_plan, &prepared.credentials, stdio, slave, Role::First)
+    program(&process_plan, &prepared.credentials, stdio, slave, Role::First, channel)
 }
 
 /// What the control build of the attack tests does to itself while it still sees the host.
@@ -318,11 +322,13 @@ fn program(
     stdio: &Stdio,
     terminal: Option<OwnedFd>,
     role: Role,
+    channel: &OwnedFd,
 ) -> Result<Never, StartError> {
     let failed = |doing: &'static str| move |errno: Errno| StartError::system(doing, errno);
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::setsid().map_err(failed("begin a session"))?;
     streams(stdio, terminal, credentials.uid, plan.console_size)?;
+    Doing::Directory.tell(channel);
     working_directory(&plan.cwd, role)?;
     for limit in &plan.rlimits {
         match process::set_rlimit(limit.resource, limit.soft, limit.hard) {
@@ -335,6 +341,7 @@ fn program(
     let environment = environment(plan, &credentials.home)?;
     let arguments = strings(&plan.args)?;
     let candidates = candidates(plan)?;
+    Doing::Program.tell(channel);
     // Nothing is opened from here on, and a filter may not know this call.
     if !without(Protection::ClosedDescriptors) {
         process::close_on_exec_from(3)
@@ -586,11 +593,13 @@ fn execute(
 /// What a further process of a running container begins with.
 pub(crate) struct ExecChild<'a> {
     pub plan: &'a ProcessPlan,
-    pub credentials: &'a Credentials,
+    /// The ids of the container's user namespace.
+    pub userns: Option<&'a IdMaps>,
     pub stdio: &'a Stdio,
     pub tasks: Vec<OwnedFd>,
     /// The container's first process: whose namespaces are entered.
     pub container: OwnedFd,
+    pub pid: Pid,
     /// Which of them, as for `setns`.
     pub namespaces: u64,
 }
@@ -609,6 +618,8 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
     process::reset_signals();
     join_cgroups(&child.tasks)?;
     drop(child.tasks);
+    let credentials = further_credentials(child.plan, child.pid, child.userns)?;
+    Doing::Entering.tell(channel);
     // While /proc is the host's: what a container has mounted there may be anything. The process
     // that is made below inherits it.
     if child.plan.labels != ProcessLabels::default() {
@@ -639,13 +650,29 @@ fn join(child: ExecChild<'_>, channel: &OwnedFd) -> Result<(), StartError> {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         let _ = process::new_session_keyring();
-        match program(child.plan, child.credentials, child.stdio, slave, Role::Further) {
+        let done = program(child.plan, &credentials, child.stdio, slave, Role::Further, channel);
+        match done {
             Ok(never) => match never {},
             Err(error) => report(channel, &error),
         }
     })
     .map_err(|error| StartError::system("make a process in the container", error))?;
     born(channel, pid, &pidfd)
+}
+
+/// Who a further process is to be, by the files of the container as it is now.
+fn further_credentials(
+    plan: &ProcessPlan,
+    container: Pid,
+    userns: Option<&IdMaps>,
+) -> Result<Credentials, StartError> {
+    let path = format!("/proc/{}/root", container.as_raw_nonzero());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| StartError::system("open the container's root", errno))?;
+    let found = users::resolve(&RootFd::new(root), &plan.user, &plan.additional_groups)?;
+    users::check_mapped(&found, userns)?;
+    Ok(found)
 }
 
 /// A terminal from the devpts that lies at /dev/pts now: checked to be one.

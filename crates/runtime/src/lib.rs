@@ -16,6 +16,7 @@ mod resting;
 mod rootfs;
 mod running;
 mod shared;
+mod starting;
 mod tree;
 mod users;
 
@@ -25,4 +26,5 @@ pub use plan::*;
 pub use prepare::{GivenFds, Prepared, prepare};
 pub use resting::{Written, ids_of, show_resting, show_running, show_written};
 pub use rootfs::image_root;
-pub use running::{Running, Started, Stdio, resize};
+pub use running::{Refusal, Remains, Running, Started, Stdio, resize};
+pub use starting::{Starting, reap_now};

@@ -17,11 +17,12 @@ use rustix::mount::{
     OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen, mount_change, move_mount, open_tree,
 };
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::error::StartError;
 use crate::plan::RootPlan;
 use crate::prepare::clone_tree;
+use crate::starting::answer_of;
 
 /// The directories that a root file system is laid over, held by descriptors.
 struct Layers {
@@ -301,8 +302,7 @@ fn elsewhere(
     .map_err(|error| StartError::system(doing, error))?;
     drop(theirs);
     let mut buffer = [0; 4];
-    let received = hoy_sys::socket::receive(ours.as_fd(), &mut buffer, RecvFlags::empty());
-    crate::running::reap(&pidfd);
+    let received = answer_of(&ours, &pidfd, &mut buffer);
     match received.map(|(length, descriptors)| (length, descriptors.into_iter().next())) {
         Ok((_, Some(root))) => Ok(root),
         Ok((4, None)) => Err(failed(Errno::from_raw_os_error(i32::from_ne_bytes(buffer)))),

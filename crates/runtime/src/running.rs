@@ -7,15 +7,14 @@ use hoy_cgroup::Cgroup;
 use hoy_rootfd::RootFd;
 use hoy_sys::process::{self, CloneArgs};
 use hoy_types::IdMaps;
-use rustix::fs::{Gid, Mode, OFlags, Uid};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use rustix::fs::{Gid, Uid};
 use rustix::process::Pid;
 
-use crate::child::{self, BORN, CONSOLE, FAILED};
+use crate::child;
 use crate::error::{FailureReason, StartError};
 use crate::plan::{ContainerPlan, ExecPlan, NamespaceMode};
 use crate::prepare::Prepared;
-use crate::users;
+use crate::starting::{Channel, Starting};
 
 /// The standard streams of a new process.
 #[derive(Debug)]
@@ -52,20 +51,46 @@ pub struct Running {
     userns: Option<IdMaps>,
 }
 
+/// How long a container's program may take to begin: less than what the daemon waits for it.
+const FIRST: Duration = Duration::from_secs(45);
+/// How long what was begun may take to end.
+const KILL: Duration = Duration::from_secs(2);
+
+/// A container that was not started.
+#[derive(Debug)]
+pub struct Refusal {
+    pub error: StartError,
+    pub remains: Option<Remains>,
+}
+
+/// What the kernel has not let go of yet: processes to be waited for, and after them their cgroup
+/// is to be removed.
+#[derive(Debug)]
+pub struct Remains {
+    pub processes: Vec<OwnedFd>,
+    pub cgroup: Cgroup,
+}
+
+impl From<StartError> for Refusal {
+    fn from(error: StartError) -> Self {
+        Self { error, remains: None }
+    }
+}
+
 impl Prepared {
     /// Starts the container's program. Returns once it runs, or why it does not.
-    pub fn spawn(mut self, stdio: Stdio) -> Result<(Running, Started), StartError> {
-        match self.try_spawn(stdio) {
-            Ok(started) => {
+    pub fn spawn(mut self, stdio: Stdio) -> Result<(Running, Started), Refusal> {
+        let (started, left) = match self.try_spawn(stdio) {
+            Ok(both) => both,
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let held = started.and_then(|started| match started.pidfd.try_clone() {
+            Ok(pidfd) => Ok((pidfd, started)),
+            Err(error) => Err(StartError::system("duplicate a descriptor", error)),
+        });
+        match held {
+            Ok((pidfd, started)) => {
                 self.cgroup.begun(&self.plan.cgroup.limits);
-                let pidfd = match started.pidfd.try_clone() {
-                    Ok(pidfd) => pidfd,
-                    Err(error) => {
-                        let _ = self.cgroup.kill(Duration::from_secs(2));
-                        self.cgroup.remove();
-                        return Err(StartError::system("duplicate a descriptor", error));
-                    }
-                };
                 let running = Running {
                     pidfd,
                     pid: started.pid,
@@ -76,15 +101,24 @@ impl Prepared {
                 };
                 Ok((running, started))
             }
-            Err(error) => {
-                let _ = self.cgroup.kill(Duration::from_secs(2));
+            Err(error) if left.is_empty() => {
+                let _ = self.cgroup.kill(KILL);
                 self.cgroup.remove();
-                Err(error)
+                Err(error.into())
+            }
+            Err(error) => {
+                let _ = self.cgroup.kill(Duration::ZERO);
+                let remains = Remains { processes: left, cgroup: self.cgroup };
+                Err(Refusal { error, remains: Some(remains) })
             }
         }
     }
 
-    fn try_spawn(&self, stdio: Stdio) -> Result<Started, StartError> {
+    /// What came of it, and processes that have to be waited for.
+    fn try_spawn(
+        &self,
+        stdio: Stdio,
+    ) -> Result<(Result<Started, StartError>, Vec<OwnedFd>), StartError> {
         let tasks = self.cgroup.task_files().map_err(cgroup_error)?;
         let mut namespaces = process::NEWNS;
         for (mode, flag) in [
@@ -105,9 +139,9 @@ impl Prepared {
         let args = CloneArgs { namespaces: at_once, cgroup, ..CloneArgs::default() };
         let channel = Channel::new()?;
         let start = child::FirstChild { prepared: self, stdio: &stdio, tasks: &tasks, namespaces };
-        let started = launch(args, channel, |channel| child::first(&start, channel))?;
+        let starting = Starting::begin(args, channel, |channel| child::first(&start, channel))?;
         drop(stdio);
-        Ok(started)
+        Ok(starting.complete(&self.plan.process, FIRST))
     }
 }
 
@@ -151,99 +185,18 @@ pub fn resize(console: &OwnedFd, rows: u16, columns: u16) -> std::io::Result<()>
     Ok(rustix::termios::tcsetwinsize(console, size)?)
 }
 
-/// Clones a process and waits until it, or the one that it made in its stead, has become its
-/// program or said why not.
-fn launch(
-    args: CloneArgs<'_>,
-    channel: Channel,
-    child: impl FnOnce(&OwnedFd) -> i32,
-) -> Result<Started, StartError> {
-    let Channel { ours, theirs } = channel;
-    let (pid, pidfd) = process::spawn(args, || child(&theirs))
-        .map_err(|error| StartError::system("make a process", error))?;
-    drop(theirs);
-    let mut started = Started { pid, pidfd, console: None };
-    let mut failure = None;
-    let mut buffer = vec![0; 4096];
-    // To the end, so that no process is left that nobody knows of.
-    loop {
-        let received = hoy_sys::socket::receive(ours.as_fd(), &mut buffer, RecvFlags::empty());
-        match received {
-            Ok((0, _)) => break,
-            Ok((length, descriptors)) => {
-                let message = buffer.get(..length).unwrap_or_default();
-                let mut descriptors = descriptors.into_iter();
-                match message {
-                    [CONSOLE, ..] => started.console = descriptors.next(),
-                    [FAILED, report @ ..] => failure = Some(child::parse_report(report)),
-                    [BORN, a, b, c, d] => {
-                        let pid = Pid::from_raw(i32::from_ne_bytes([*a, *b, *c, *d]));
-                        if let (Some(pid), Some(pidfd)) = (pid, descriptors.next()) {
-                            reap(&std::mem::replace(&mut started.pidfd, pidfd));
-                            started.pid = pid;
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                let _ = process::pidfd_signal(started.pidfd.as_fd(), 9);
-                failure = Some(StartError::system("hear of the process", error));
-                break;
-            }
-        }
-    }
-    match failure {
-        Some(failure) => {
-            reap(&started.pidfd);
-            Err(failure)
-        }
-        None => Ok(started),
-    }
-}
-
-/// Between a process and the one that it becomes: closed without a word when it runs.
-struct Channel {
-    ours: OwnedFd,
-    theirs: OwnedFd,
-}
-
-impl Channel {
-    fn new() -> Result<Self, StartError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| StartError::system("make a channel to the process", errno))?;
-        Ok(Self { ours, theirs })
-    }
-}
-
-pub(crate) fn reap(pidfd: &OwnedFd) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-}
-
 impl Running {
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Starts a further process in the container.
-    pub fn exec(&self, plan: &ExecPlan, stdio: Stdio) -> Result<Started, StartError> {
+    /// Begins a further process in the container. Looks at nothing that lies in the container:
+    /// that is done by the process, which may wait for it for ever.
+    pub fn exec(&self, plan: &ExecPlan, stdio: Stdio) -> Result<Starting, StartError> {
         let process_plan = &plan.process;
         if process_plan.args.is_empty() {
             return Err(StartError::invalid("no command specified"));
         }
-        let path = format!("/proc/{}/root", self.pid.as_raw_nonzero());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|errno| StartError::system("open the container's root", errno))?;
-        let credentials = users::resolve(
-            &RootFd::new(root),
-            &process_plan.user,
-            &process_plan.additional_groups,
-        )?;
-        users::check_mapped(&credentials, self.userns.as_ref())?;
         give(&stdio, self.userns.as_ref())?;
         let tasks = self.cgroup.task_files().map_err(cgroup_error)?;
         let container = self.pidfd.try_clone();
@@ -258,10 +211,11 @@ impl Running {
         keep.sort_unstable();
         let child = child::ExecChild {
             plan: process_plan,
-            credentials: &credentials,
+            userns: self.userns.as_ref(),
             stdio: &stdio,
             tasks,
             container,
+            pid: self.pid,
             namespaces: self.namespaces,
         };
         let leaf = self.cgroup.unified_of(self.pid.as_raw_nonzero().get());
@@ -269,7 +223,7 @@ impl Running {
         let all = hoy_weak::without(hoy_weak::Protection::CleanJoin);
         let keep = (!all).then_some(keep.as_slice());
         let args = CloneArgs { cgroup, keep, ..CloneArgs::default() };
-        launch(args, channel, |channel| child::further(child, channel))
+        Starting::begin(args, channel, |channel| child::further(child, channel))
     }
 
     /// A signal to the first process.

@@ -9,12 +9,12 @@ use hoy_rootfd::{Links, RootFd};
 use hoy_sys::process::{self, CloneArgs};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::error::StartError;
 use crate::plan::{NamespaceMode, NamespacePlan};
 use crate::prepare::GivenFds;
-use crate::running::reap;
+use crate::starting::answer_of;
 
 /// `fstatfs` of a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
@@ -50,8 +50,7 @@ pub(crate) fn memory_of(other: &OwnedFd) -> Result<OwnedFd, StartError> {
     })
     .map_err(failed)?;
     drop(theirs);
-    let received = hoy_sys::socket::receive(ours.as_fd(), &mut [0], RecvFlags::empty());
-    reap(&helper);
+    let received = answer_of(&ours, &helper, &mut [0]);
     let mount = received.map_err(failed)?.1.pop();
     mount.ok_or_else(|| StartError::invalid("the other container has no /dev/shm"))
 }

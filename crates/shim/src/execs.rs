@@ -29,8 +29,9 @@ pub(crate) enum State {
 }
 
 impl Execs {
-    pub fn has_room(&self) -> bool {
-        self.live().count() < MAX_LIVE
+    /// Beside those that are about to begin.
+    pub fn has_room(&self, beginning: usize) -> bool {
+        self.live().count() + beginning < MAX_LIVE
     }
 
     pub fn add(&mut self, id: String, session: Session) {

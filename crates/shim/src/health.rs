@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use hoy_runtime::{ExecPlan, StartError, Stdio};
+use hoy_runtime::{ExecPlan, StartError, Starting, Stdio};
 use hoy_sys::process;
 use hoy_types::Timestamp;
 use rustix::event::PollFlags;
@@ -17,7 +17,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::descent;
-use crate::held::Held;
+use crate::held::{Further, Held};
+use crate::leftovers::Leftovers;
 use crate::message::{Event, HealthPlan, HealthState, HealthStatus, ProbeResult};
 
 /// Results that are remembered.
@@ -44,8 +45,7 @@ pub(crate) struct Health {
 #[derive(Debug)]
 struct Probe {
     id: String,
-    pid: i32,
-    pidfd: OwnedFd,
+    process: Process,
     output: Option<OwnedFd>,
     said: Said,
     since: Instant,
@@ -53,6 +53,18 @@ struct Probe {
     code: Option<i32>,
     /// It is not asked any more: only its end is awaited.
     dismissed: bool,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// It is not its program yet.
+    Starting(Box<Starting>),
+    Runs {
+        pid: i32,
+        pidfd: OwnedFd,
+    },
+    /// It never was.
+    None,
 }
 
 /// The beginning of what a probe has said.
@@ -118,7 +130,7 @@ impl Health {
     /// When something is to be done although nothing happens.
     pub fn deadline(&self) -> Option<Duration> {
         let at = match &self.probe {
-            Some(probe) if probe.dismissed => return None,
+            Some(probe) if probe.dismissed => self.next?,
             Some(probe) => probe.since + self.plan.timeout,
             None => self.next?,
         };
@@ -128,7 +140,14 @@ impl Health {
     pub fn interests(&self) -> impl Iterator<Item = (ProbeSlot, BorrowedFd<'_>, PollFlags)> {
         let runs = self.probe.as_ref().filter(|probe| probe.code.is_none());
         let output = self.probe.as_ref().and_then(|probe| probe.output.as_ref());
-        let runs = runs.map(|probe| (ProbeSlot::Process, probe.pidfd.as_fd(), PollFlags::IN));
+        let runs = runs.and_then(|probe| {
+            let fd = match &probe.process {
+                Process::Starting(starting) => starting.as_fd(),
+                Process::Runs { pidfd, .. } => pidfd.as_fd(),
+                Process::None => return None,
+            };
+            Some((ProbeSlot::Process, fd, PollFlags::IN))
+        });
         runs.into_iter().chain(output.map(|fd| (ProbeSlot::Output, fd.as_fd(), PollFlags::IN)))
     }
 
@@ -143,11 +162,25 @@ impl Health {
     /// Takes the end of a child that may be the probe.
     pub fn reap(&mut self, pid: i32) -> bool {
         match &mut self.probe {
-            Some(probe) if probe.pid == pid && probe.code.is_none() => {
-                probe.reap();
-                probe.code.is_some()
-            }
+            Some(probe) if probe.code.is_none() => match &probe.process {
+                Process::Runs { pid: own, .. } if *own == pid => {
+                    probe.reap();
+                    probe.code.is_some()
+                }
+                _ => false,
+            },
             _ => false,
+        }
+    }
+
+    /// The container has ended.
+    pub fn end(self, left: &mut Leftovers) {
+        if let Some(probe) = self.probe {
+            match probe.process {
+                Process::Starting(starting) => left.add(starting.give_up()),
+                Process::Runs { pidfd, .. } if probe.code.is_none() => left.add(vec![pidfd]),
+                _ => {}
+            }
         }
     }
 
@@ -166,14 +199,18 @@ impl Health {
     }
 
     /// What is due now; what a daemon is to hear of it.
-    pub fn tick(&mut self, held: &Held, tell: &mut Vec<Event>) {
+    pub fn tick(&mut self, held: &Held, left: &mut Leftovers, tell: &mut Vec<Event>) {
         if let Some(mut probe) = self.probe.take() {
+            let begun = probe.advance(left);
             if probe.dismissed {
-                if probe.code.is_none() {
+                if !probe.is_over() {
                     self.probe = Some(probe);
+                    self.count_held(tell);
                     return;
                 }
                 self.plan_next();
+            } else if let Err(error) = begun {
+                self.not_begun(&probe.id, probe.started_at, &error, tell);
             } else if let Some(code) = probe.code {
                 // What others still hold of its output is not waited for.
                 probe.read();
@@ -182,14 +219,22 @@ impl Health {
                 self.plan_next();
             } else if probe.since.elapsed() >= self.plan.timeout {
                 probe.read();
-                let mut text =
-                    format!("Health check exceeded timeout ({})", spoken(self.plan.timeout));
+                let mut text = self.exceeded();
+                let died = match &probe.process {
+                    Process::Starting(starting) => {
+                        let late = starting.late(&self.plan.exec.process);
+                        text = format!("{text}: {}", late.message);
+                        None
+                    }
+                    _ => Some(137),
+                };
                 if !probe.said.bytes.is_empty() {
                     text = format!("{text}: {}", probe.said.text());
                 }
                 probe.dismiss();
-                self.conclude(&probe.id, probe.started_at, -1, text, Some(137), tell);
+                self.conclude(&probe.id, probe.started_at, -1, text, died, tell);
                 self.probe = Some(probe);
+                self.plan_next();
                 return;
             } else {
                 self.probe = Some(probe);
@@ -201,17 +246,37 @@ impl Health {
         }
     }
 
+    fn exceeded(&self) -> String {
+        format!("Health check exceeded timeout ({})", spoken(self.plan.timeout))
+    }
+
+    /// While one that was ended goes on, since the kernel holds it, there is no other: each that
+    /// would have been due has failed like it.
+    fn count_held(&mut self, tell: &mut Vec<Event>) {
+        if self.paused || self.next.is_none_or(|next| next > Instant::now()) {
+            return;
+        }
+        let text = format!("{}: the probe before it waits in the kernel", self.exceeded());
+        self.conclude(&fresh_id(), now(), -1, text, None, tell);
+        self.plan_next();
+    }
+
+    fn not_begun(&mut self, id: &str, at: i64, error: &StartError, tell: &mut Vec<Event>) {
+        let text = format!("OCI runtime exec failed: exec failed: {}", error.message);
+        self.conclude(id, at, -1, text, None, tell);
+        self.plan_next();
+    }
+
     fn begin(&mut self, held: &Held, tell: &mut Vec<Event>) {
         self.next = None;
         let id = fresh_id();
         let started_at = now();
         tell.push(Event::ProbeBegins { id: id.clone() });
         match start(held, &self.plan.exec) {
-            Ok((pid, pidfd, output)) => {
+            Ok((process, output)) => {
                 self.probe = Some(Probe {
                     id,
-                    pid,
-                    pidfd,
+                    process,
                     output: Some(output),
                     said: Said::default(),
                     since: Instant::now(),
@@ -220,11 +285,7 @@ impl Health {
                     dismissed: false,
                 });
             }
-            Err(error) => {
-                let text = format!("OCI runtime exec failed: exec failed: {}", error.message);
-                self.conclude(&id, started_at, -1, text, None, tell);
-                self.plan_next();
-            }
+            Err(error) => self.not_begun(&id, started_at, &error, tell),
         }
     }
 
@@ -264,9 +325,35 @@ impl Health {
 }
 
 impl Probe {
+    /// Looks whether it has begun. An error is the end of one that has not.
+    fn advance(&mut self, left: &mut Leftovers) -> Result<(), StartError> {
+        let Process::Starting(starting) = &mut self.process else { return Ok(()) };
+        if !starting.advance() {
+            return Ok(());
+        }
+        let Process::Starting(starting) = std::mem::replace(&mut self.process, Process::None)
+        else {
+            return Ok(());
+        };
+        let (started, over) = starting.finish();
+        left.add(over);
+        let started = started?;
+        self.process =
+            Process::Runs { pid: started.pid.as_raw_nonzero().get(), pidfd: started.pidfd };
+        if self.dismissed {
+            self.kill();
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.code.is_some() || matches!(self.process, Process::None)
+    }
+
     fn reap(&mut self) {
+        let Process::Runs { pidfd, .. } = &self.process else { return };
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        if let Ok(Some(status)) = waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+        if let Ok(Some(status)) = waitid(WaitId::PidFd(pidfd.as_fd()), options) {
             let killed = status.terminating_signal().map(|signal| 128 + signal);
             self.code = Some(status.exit_status().or(killed).unwrap_or(255));
         }
@@ -290,14 +377,22 @@ impl Probe {
     fn dismiss(&mut self) {
         self.dismissed = true;
         self.output = None;
-        if self.code.is_none() {
-            descent::kill(self.pid);
-            let _ = process::pidfd_signal(self.pidfd.as_fd(), 9);
+        self.kill();
+    }
+
+    fn kill(&self) {
+        match &self.process {
+            Process::Starting(starting) => starting.kill(),
+            Process::Runs { pid, pidfd } if self.code.is_none() => {
+                descent::kill(*pid);
+                let _ = process::pidfd_signal(pidfd.as_fd(), 9);
+            }
+            _ => {}
         }
     }
 }
 
-fn start(held: &Held, plan: &ExecPlan) -> Result<(i32, OwnedFd, OwnedFd), StartError> {
+fn start(held: &Held, plan: &ExecPlan) -> Result<(Process, OwnedFd), StartError> {
     let failed = |errno: rustix::io::Errno| StartError::system("make a pipe", errno);
     let (output, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     rustix::io::ioctl_fionbio(&output, true).map_err(failed)?;
@@ -305,8 +400,13 @@ fn start(held: &Held, plan: &ExecPlan) -> Result<(i32, OwnedFd, OwnedFd), StartE
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty())
         .map_err(|errno| StartError::system("open /dev/null", errno))?;
-    let started = held.exec(plan, Stdio::Pipes { stdin: null, stdout: write, stderr })?;
-    Ok((started.pid.as_raw_nonzero().get(), started.pidfd, output))
+    let process = match held.exec(plan, Stdio::Pipes { stdin: null, stdout: write, stderr })? {
+        Further::Starting(starting) => Process::Starting(Box::new(starting)),
+        Further::Started(started) => {
+            Process::Runs { pid: started.pid.as_raw_nonzero().get(), pidfd: started.pidfd }
+        }
+    };
+    Ok((process, output))
 }
 
 /// A duration in the words of Docker: `30s`, `1m0s`, `500ms`.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hoy_cgroup::{Limits, OomWatch};
 use hoy_runtime::{
-    ContainerPlan, ExecPlan, GivenFds, Running, StartError, Started, Stdio, prepare,
+    ContainerPlan, ExecPlan, GivenFds, Refusal, Running, StartError, Started, Starting, Stdio,
+    prepare,
 };
 
 use crate::external::External;
@@ -16,13 +17,21 @@ pub(crate) enum Held {
     External(Box<External>),
 }
 
+/// A further process.
+#[derive(Debug)]
+pub(crate) enum Further {
+    Started(Started),
+    Starting(Starting),
+}
+
 impl Held {
-    /// Makes the container and starts its program. On failure nothing of it remains.
+    /// Makes the container and starts its program. On failure nothing of it remains but what is
+    /// told with that.
     pub fn start(
         plan: ContainerPlan,
         given: GivenFds,
         stdio: Stdio,
-    ) -> Result<(Self, Started), StartError> {
+    ) -> Result<(Self, Started), Refusal> {
         if plan.external.is_some() {
             let (external, started) = External::start(&plan, given, stdio)?;
             return Ok((Self::External(Box::new(external)), started));
@@ -31,11 +40,11 @@ impl Held {
         Ok((Self::BuiltIn(running), started))
     }
 
-    /// Starts a further process in the container.
-    pub fn exec(&self, plan: &ExecPlan, stdio: Stdio) -> Result<Started, StartError> {
+    /// Begins a further process in the container.
+    pub fn exec(&self, plan: &ExecPlan, stdio: Stdio) -> Result<Further, StartError> {
         match self {
-            Self::BuiltIn(running) => running.exec(plan, stdio),
-            Self::External(external) => external.exec(plan, stdio),
+            Self::BuiltIn(running) => running.exec(plan, stdio).map(Further::Starting),
+            Self::External(external) => external.exec(plan, stdio).map(Further::Started),
         }
     }
 

@@ -4,6 +4,7 @@
 //! shares memory or descriptors with the other beyond what a message hands over.
 
 mod attached;
+mod beginning;
 pub mod client;
 mod codec;
 mod descent;
@@ -13,6 +14,7 @@ pub mod external;
 mod health;
 mod held;
 mod kept;
+mod leftovers;
 mod log;
 mod memory;
 pub mod message;

@@ -1,16 +1,17 @@
 //! What a daemon may ask for, and the answers.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, NetMode, StartError, Stdio};
+use hoy_runtime::{FailureReason, GivenFds, NamespaceMode, NetMode, Refusal, StartError, Stdio};
 use hoy_types::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::beginning::{Beginning, Begun};
 use crate::health::Health;
-use crate::held::Held;
+use crate::held::{Further, Held};
 use crate::log::Log;
 use crate::message::{
     AttachRequest, ExecRequest, ExitRecord, Failure, Reply, Request, StartRequest, Status, VERSION,
@@ -27,8 +28,14 @@ const SIGKILL: i32 = 9;
 const SIGCHLD: i32 = 17;
 
 impl Shim {
-    pub fn answer(&mut self, request: Request, mut descriptors: Vec<OwnedFd>) -> Reply {
-        match request {
+    /// None for what takes its time: that is answered later.
+    pub fn answer(
+        &mut self,
+        sequence: u32,
+        request: Request,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Option<Reply> {
+        Some(match request {
             Request::Hello { .. } => Reply::Hello {
                 version: VERSION,
                 pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -42,7 +49,7 @@ impl Shim {
                 Some(client) => self.attach(client, request),
                 None => failed(FailureReason::Invalid, "no client came with the request"),
             },
-            Request::Exec(exec) => self.exec(*exec, descriptors.pop()),
+            Request::Exec(exec) => return self.exec(sequence, *exec, descriptors.pop()),
             Request::Resize { exec, rows, columns } => self.resize(exec.as_deref(), rows, columns),
             Request::Pause => self.freeze(true),
             Request::Resume => self.freeze(false),
@@ -59,7 +66,7 @@ impl Shim {
             },
             Request::Kept { .. } => Reply::Kept,
             Request::Health => Reply::Health(self.health.as_ref().map(Health::state)),
-        }
+        })
     }
 
     /// When this is answered, another shim may be started for the container.
@@ -67,7 +74,10 @@ impl Shim {
         self.released = true;
         if !matches!(self.container, Container::Running(_)) {
             self.clean_up();
-            self.hide();
+            // One with something left is to be found by the next daemon, too.
+            if self.leftovers.is_empty() {
+                self.hide();
+            }
         }
         Reply::Done
     }
@@ -150,11 +160,14 @@ impl Shim {
         self.witness = Witness::new(&self.state_dir, &request.plan);
         match self.try_start(request, descriptors) {
             Ok(reply) => reply,
-            Err(error) => {
+            Err(Refusal { error, remains }) => {
                 // The daemon tells the clients why, and starts the next attempt with a new shim.
                 self.waiting = Vec::new();
                 self.released = true;
-                self.hide();
+                match remains {
+                    Some(remains) => self.leftovers.add_remains(remains),
+                    None => self.hide(),
+                }
                 refused(error)
             }
         }
@@ -164,7 +177,7 @@ impl Shim {
         &mut self,
         request: StartRequest,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Reply, StartError> {
+    ) -> Result<Reply, Refusal> {
         let log = Log::new(&request.log)?;
         let streams = Streams::new(request.plan.process.tty, request.open_stdin)?;
         let shares_pids = request.plan.namespaces.pid != NamespaceMode::New;
@@ -196,7 +209,7 @@ impl Shim {
             Ok(session) => session,
             Err(error) => {
                 running.clean_up();
-                return Err(StartError::system("set up the streams", error));
+                return Err(StartError::system("set up the streams", error).into());
             }
         };
         let mut notes = Vec::new();
@@ -221,36 +234,41 @@ impl Shim {
         Ok(Reply::Started { pid, started_at })
     }
 
-    fn exec(&mut self, request: ExecRequest, client: Option<OwnedFd>) -> Reply {
-        let Container::Running(alive) = &self.container else { return not_running() };
+    fn exec(
+        &mut self,
+        sequence: u32,
+        request: ExecRequest,
+        client: Option<OwnedFd>,
+    ) -> Option<Reply> {
+        let Container::Running(alive) = &self.container else { return Some(not_running()) };
         if alive.paused {
-            return failed(FailureReason::State, "the container is paused");
+            return Some(failed(FailureReason::State, "the container is paused"));
         }
-        if !self.execs.has_room() {
-            return failed(FailureReason::State, "too many exec sessions");
+        if !self.execs.has_room(self.beginnings.len()) {
+            return Some(failed(FailureReason::State, "too many exec sessions"));
         }
         let wants_input =
             client.is_some() && request.attach.as_ref().is_some_and(|attach| attach.stdin);
-        let started = || -> Result<Session, StartError> {
-            let streams = Streams::new(request.plan.process.tty, wants_input)?;
-            let started = alive.running.exec(&request.plan, streams.theirs)?;
-            let pid = started.pid.as_raw_nonzero().get();
-            Session::new(pid, started.pidfd, started.console, streams.ours, true, None)
-                .map_err(|error| StartError::system("set up the streams", error))
-        };
-        match started() {
-            Ok(mut session) => {
-                let mut notes = Vec::new();
-                session.ends_with_client = request.ends_with_client;
-                if let (Some(client), Some(attach)) = (client, &request.attach) {
-                    session.attach(client, attach, &mut notes);
-                }
-                let pid = session.pid;
-                self.tell_notes(&notes, Some(&request.id));
-                self.execs.add(request.id, session);
-                Reply::Started { pid, started_at: now() }
+        let begun = Streams::new(request.plan.process.tty, wants_input).and_then(|streams| {
+            Ok((alive.running.exec(&request.plan, streams.theirs)?, streams.ours))
+        });
+        let daemon = self.daemon;
+        match begun {
+            Ok((Further::Starting(starting), ours)) => {
+                let since = Instant::now();
+                let beginning =
+                    Beginning { sequence, daemon, request, client, ours, starting, since };
+                self.beginnings.push(beginning);
+                None
             }
-            Err(error) => refused(error),
+            Ok((Further::Started(started), ours)) => {
+                let session = Session::begun(started, ours);
+                let (reply, notes, id) =
+                    self.take_in(Begun { sequence, daemon, request, client, session });
+                self.tell_notes(&notes, Some(&id));
+                Some(reply)
+            }
+            Err(error) => Some(refused(error)),
         }
     }
 }
@@ -291,7 +309,7 @@ fn done(result: Result<(), StartError>) -> Reply {
     result.map_or_else(refused, |()| Reply::Done)
 }
 
-fn refused(error: StartError) -> Reply {
+pub(crate) fn refused(error: StartError) -> Reply {
     Reply::Failed(Failure { reason: error.reason, message: error.message })
 }
 
@@ -303,6 +321,6 @@ fn not_running() -> Reply {
     failed(FailureReason::State, "the container is not running")
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     Timestamp::from_system(SystemTime::now()).nanos()
 }

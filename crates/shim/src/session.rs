@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use hoy_logs::Stream;
+use hoy_runtime::{StartError, Started};
 use hoy_types::Timestamp;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -142,6 +143,13 @@ impl Session {
             }
         }
         Ok(session)
+    }
+
+    /// Of a further process.
+    pub fn begun(started: Started, pipes: Option<Pipes>) -> Result<Self, StartError> {
+        let pid = started.pid.as_raw_nonzero().get();
+        Self::new(pid, started.pidfd, started.console, pipes, true, None)
+            .map_err(|error| StartError::system("set up the streams", error))
     }
 
     pub fn console(&self) -> Option<&OwnedFd> {

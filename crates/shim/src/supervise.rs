@@ -16,12 +16,14 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::beginning::Beginning;
 use crate::codec::{self, Received};
 use crate::execs::{Execs, State};
 use crate::health::{Health, ProbeSlot};
 use crate::held::Held;
 use crate::kept::Kept;
-use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim, Request};
+use crate::leftovers::Leftovers;
+use crate::message::{AttachRequest, Call, Event, ExitRecord, FromShim, Reply, Request};
 use crate::session::{CHUNK, Exit, Note, Session, Slot};
 use crate::witness::Witness;
 
@@ -39,11 +41,15 @@ pub(crate) struct Shim {
     pub socket: Option<PathBuf>,
     listener: OwnedFd,
     control: Option<OwnedFd>,
+    /// Counts the daemons that `control` has been of.
+    pub daemon: u64,
     pub container: Container,
     pub session: Option<Session>,
     /// Clients that came before the start.
     pub waiting: Vec<(OwnedFd, AttachRequest)>,
     pub execs: Execs,
+    pub beginnings: Vec<Beginning>,
+    pub leftovers: Leftovers,
     pub health: Option<Health>,
     pub kept: Kept,
     /// Tells of children that have ended, where an external runtime leaves some to us.
@@ -93,6 +99,8 @@ enum Owner {
     Container(Slot),
     Exec(usize, Slot),
     Probe(ProbeSlot),
+    /// Looked at after each round.
+    Other,
 }
 
 impl Shim {
@@ -101,10 +109,13 @@ impl Shim {
             socket: Some(socket),
             listener,
             control: Some(control),
+            daemon: 0,
             container: Container::New,
             session: None,
             waiting: Vec::new(),
             execs: Execs::default(),
+            beginnings: Vec::new(),
+            leftovers: Leftovers::default(),
             health: None,
             kept: Kept::default(),
             children: None,
@@ -136,6 +147,9 @@ impl Shim {
     }
 
     fn finished(&self) -> bool {
+        if !self.leftovers.is_empty() || !self.beginnings.is_empty() {
+            return false;
+        }
         let unwanted = self.released || self.control.is_none();
         match &self.container {
             Container::New => unwanted,
@@ -194,6 +208,15 @@ impl Shim {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
+        for beginning in &self.beginnings {
+            deadlines.push(beginning.deadline());
+            owners.push(Owner::Other);
+            fds.push(PollFd::from_borrowed_fd(beginning.as_fd(), PollFlags::IN));
+        }
+        for pidfd in self.leftovers.interests() {
+            owners.push(Owner::Other);
+            fds.push(PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
+        }
         if let Some(health) = &self.health {
             deadlines.extend(health.deadline());
             for (slot, fd, flags) in health.interests() {
@@ -221,6 +244,7 @@ impl Shim {
             Owner::Memory => self.short_of_memory(),
             Owner::Control => self.listen_to_daemon(),
             Owner::Children => self.reap_children(),
+            Owner::Other => {}
             Owner::Probe(slot) => {
                 if let Some(health) = &mut self.health {
                     health.handle(slot);
@@ -319,6 +343,7 @@ impl Shim {
         let Ok(peer) = accept_with(&self.listener, flags) else { return };
         if rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|peer| peer.uid.is_root()) {
             self.control = Some(peer);
+            self.daemon += 1;
         }
     }
 
@@ -330,9 +355,10 @@ impl Shim {
                     Request::Kept { name } => Some(name.clone()),
                     _ => None,
                 };
-                let reply = self.answer(call.request, descriptors);
-                let message = FromShim::Reply { sequence: call.sequence, reply };
-                self.send(&message, kept.as_deref());
+                if let Some(reply) = self.answer(call.sequence, call.request, descriptors) {
+                    let message = FromShim::Reply { sequence: call.sequence, reply };
+                    self.send(&message, kept.as_deref());
+                }
             }
             Ok(Received::Nothing) => {}
             Ok(Received::Closed) | Err(_) => self.control = None,
@@ -349,6 +375,13 @@ impl Shim {
             self.control = None;
         }
         sent
+    }
+
+    /// Answers a call that took its time, if who made it is still there.
+    pub fn reply(&mut self, sequence: u32, daemon: u64, reply: Reply) {
+        if daemon == self.daemon {
+            self.send(&FromShim::Reply { sequence, reply }, None);
+        }
     }
 
     fn tell(&mut self, event: Event) -> bool {
@@ -381,6 +414,8 @@ impl Shim {
         if let Some(session) = &mut self.session {
             session.close_clients();
         }
+        self.tend_beginnings();
+        self.leftovers.reap();
         let idle = self.session.as_ref().is_none_or(|session| !session.has_clients());
         if idle || self.released {
             self.clean_up();
@@ -392,7 +427,7 @@ impl Shim {
             return;
         };
         let mut events = Vec::new();
-        health.tick(&alive.running, &mut events);
+        health.tick(&alive.running, &mut self.leftovers, &mut events);
         for event in events {
             self.tell(event);
         }
@@ -455,12 +490,17 @@ impl Shim {
         self.container = Container::Exited { record: record.clone(), remains };
         self.kept.forget();
         // What still runs of a probe ends with the container.
-        self.health = None;
+        if let Some(health) = self.health.take() {
+            health.end(&mut self.leftovers);
+        }
         self.tell(Event::Exited(record));
     }
 
-    /// Takes back what the kernel does not take back by itself.
+    /// Takes back what the kernel does not take back by itself, once nothing of ours is in it.
     pub fn clean_up(&mut self) {
+        if !self.leftovers.is_empty() || !self.beginnings.is_empty() {
+            return;
+        }
         if let Container::Exited { remains, .. } = &mut self.container
             && let Some(running) = remains.take()
         {

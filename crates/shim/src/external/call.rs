@@ -26,6 +26,8 @@ const NOTE: &str = "runtime.json";
 const LONGEST: u64 = 1 << 20;
 /// Of a message that is handed on.
 const SAID: usize = 4096;
+/// How long one that was killed may take to end.
+const KILLED: Duration = Duration::from_secs(2);
 /// For whatever a runtime itself calls.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -199,11 +201,13 @@ impl Runtime {
         let ended = wait(&pidfd, deadline)?;
         if !ended {
             let _ = process::pidfd_signal(pidfd.as_fd(), 9);
-        }
-        let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)?;
-        if !ended {
+            // One that the kernel holds is found among the children when it is let go.
+            if wait(&pidfd, KILLED)? {
+                waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)?;
+            }
             return Ok(None);
         }
+        let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)?;
         let mut code = [0; 4];
         if matches!(rustix::io::read(&ours, &mut code), Ok(4)) {
             return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)));
