@@ -263,12 +263,18 @@ fn completion(daemon: &Daemon) {
     assert_eq!(words(&["__complete", "run", "--publish-"]).lines().count(), 2);
     let script = words(&["completion", "bash"]);
     let line = format!(
-        "{script}\nCOMP_WORDS=(hoy start '') COMP_CWORD=2; hoy() {{ {}/hoy \"$@\"; }}; _hoy; echo \"${{COMPREPLY[*]}}\"",
+        "{script}\nhoy() {{ {}/hoy \"$@\"; }}; compopt() {{ :; }}
+        ask() {{ COMP_LINE=$1 COMP_POINT=${{#1}} COMP_CWORD=$2; shift 2; COMP_WORDS=(\"$@\"); _hoy; echo \"${{COMPREPLY[*]}}\"; }}
+        ask 'hoy start ' 2 hoy start ''
+        ask 'hoy run --link=c1:' 5 hoy run --link = c1 :
+        ask 'hoy run --network=br' 4 hoy run --network = br
+        ask 'docker -D cp c' 3 docker -D cp c",
         programs().display()
     );
     let env = |run: Run| run.env("HOY_HOST", daemon.host());
     let shown = env(Run::new("bash").args(["--norc", "-c", &line])).run();
-    assert_eq!(shown.ok(), "c1\n", "{shown:?}");
+    // Behind the last sign at which bash cuts a word.
+    assert_eq!(shown.ok(), "c1\n\nbridge\nc1:\n", "{shown:?}");
 }
 
 fn settings(daemon: &Daemon) {

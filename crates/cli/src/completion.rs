@@ -11,31 +11,51 @@ use crate::{plugins, print, say};
 
 const BASH: &str = r#"# bash completion for hoy
 _hoy() {
-    local cur words cword out directive
-    if declare -F _get_comp_words_by_ref >/dev/null; then
-        _get_comp_words_by_ref -n "=:" cur words cword
-    else
-        cur=${COMP_WORDS[COMP_CWORD]} words=("${COMP_WORDS[@]}") cword=$COMP_CWORD
-    fi
-    out=$("${words[0]}" __completeNoDesc "${words[@]:1:cword}" 2>/dev/null) || return
+    local rest=${COMP_LINE:0:COMP_POINT} words=() word i new program out directive head breaks
+    # Bash cuts words at signs that are parts of ours, such as = and :.
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        new=
+        if [[ i -eq 0 || $rest == [[:space:]]* ]]; then
+            new=1 rest=${rest#"${rest%%[![:space:]]*}"}
+        fi
+        word=${COMP_WORDS[i]}
+        [[ i -lt COMP_CWORD ]] || word=$rest
+        rest=${rest#"$word"}
+        if [[ $new ]]; then words+=("$word"); else words[${#words[@]} - 1]+=$word; fi
+    done
+    word=${words[${#words[@]} - 1]}
+    # What is another word for it is asked for by its own.
+    program=${words[0]/#\~\//$HOME/}
+    [[ ${program##*/} == hoy ]] || program=hoy
+    out=$("$program" __completeNoDesc "${words[@]:1}" 2>/dev/null) || return
     directive=${out##*:}
     out=${out%:*}
     COMPREPLY=()
-    [ -z "$out" ] || mapfile -t COMPREPLY <<<"${out%$'\n'}"
-    [ $((directive & 2)) -eq 0 ] || compopt -o nospace
-    [ $((directive & 4)) -ne 0 ] || compopt -o default
-    if declare -F __ltrim_colon_completions >/dev/null; then
-        __ltrim_colon_completions "$cur"
+    [[ -z $out ]] || mapfile -t COMPREPLY <<<"${out%$'\n'}"
+    [[ $word != --*=* ]] || COMPREPLY=("${COMPREPLY[@]/#/${word%%=*}=}")
+    # What stands before the last of these signs is no part of the word that bash completes.
+    breaks=${COMP_WORDBREAKS//[!:=]/}
+    if [[ $breaks ]]; then
+        head=${word##*[$breaks]} head=${word%"$head"}
+        for i in "${!COMPREPLY[@]}"; do COMPREPLY[i]=${COMPREPLY[i]:${#head}}; done
     fi
+    ((directive & 2)) && compopt -o nospace
+    ((directive & 4)) || compopt -o default
 }
 complete -F _hoy hoy
+# `alias docker=hoy`, or no other docker.
+if [[ ${BASH_ALIASES[docker]} == *hoy* ]] || ! type -P docker >/dev/null; then
+    complete -F _hoy docker
+fi
 "#;
 
 const ZSH: &str = r#"#compdef hoy
 _hoy() {
     local -a lines answers
     local line directive space=" "
-    lines=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    local word=$PREFIX
+    lines=("${(@f)$("${(Q)words[1]/#\~\//$HOME/}" __complete "${(@Q)words[2,CURRENT-1]}" "$word" 2>/dev/null)}")
+    [[ $word == --*=* ]] && compset -P 1 '*='
     directive=${lines[-1]#:}
     for line in "${(@)lines[1,-2]}"; do
         line=${line//:/\\:}
@@ -45,18 +65,28 @@ _hoy() {
     _describe -V answer answers -S "$space" && return
     (( directive & 4 )) || _files
 }
-compdef _hoy hoy
+# Found in a folder of functions the first call is the file itself.
+if [[ $funcstack[1] == _hoy ]]; then _hoy "$@"; else compdef _hoy hoy; fi
 "#;
 
 const FISH: &str = r#"# fish completion for hoy
 function __hoy_complete
-    set -l words (commandline -opc) (commandline -ct)
-    set -l lines ($words[1] __complete $words[2..-1] 2>/dev/null)
+    set -l word (commandline -ct)
+    set -l words (commandline -opc) "$word"
+    set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
+    type -q $program; or return
+    set -l lines ($program __complete $words[2..-1] 2>/dev/null)
     set -q lines[1]; or return
     set -l directive (string sub -s 2 -- $lines[-1])
-    printf '%s\n' $lines[1..-2]
+    # Of `--flag=value` the answers are values, and fish asks for the whole word.
+    set -l head (string match -r -- '^--[^=]+=' "$word")
+    for line in $lines[1..-2]
+        printf '%s\n' "$head$line"
+    end
     if test (math "bitand($directive, 4)") -eq 0
-        __fish_complete_path (commandline -ct)
+        for line in (__fish_complete_path (string replace -- "$head" '' "$word"))
+            printf '%s\n' "$head$line"
+        end
     end
 end
 complete -c hoy -f -a '(__hoy_complete)'
@@ -65,6 +95,61 @@ complete -c hoy -f -a '(__hoy_complete)'
 /// What shells do with the answers: no space behind them; no names of files.
 const NO_SPACE: u8 = 2;
 const NO_FILES: u8 = 4;
+
+const SIGNALS: [&str; 15] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGCONT",
+    "SIGHUP",
+    "SIGINT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGQUIT",
+    "SIGRTMIN+3",
+    "SIGSTOP",
+    "SIGTERM",
+    "SIGTSTP",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGWINCH",
+];
+const CAPABILITIES: &str = "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF \
+    CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL \
+    LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST \
+    NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE \
+    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM";
+const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+/// Of the drivers that are there.
+const LOG_OPTIONS: [&str; 10] = [
+    "compress",
+    "env",
+    "env-regex",
+    "labels",
+    "labels-regex",
+    "max-buffer-size",
+    "max-file",
+    "max-size",
+    "mode",
+    "tag",
+];
+const EVENT_KEYS: [&str; 9] =
+    ["container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
 
 /// Words with their meanings, and what the shell does with them.
 #[derive(Debug, Default)]
@@ -150,7 +235,8 @@ fn tell(mut answer: Answer, last: &str, described: bool) -> Result<u8> {
     let name = match answer.directive {
         0 => "Default",
         NO_SPACE => "NoSpace",
-        _ => "NoFileComp",
+        NO_FILES => "NoFileComp",
+        _ => "NoSpace, ShellCompDirectiveNoFileComp",
     };
     // For people who look into it: shells throw it away.
     say(&format!("Completion ended with directive: ShellCompDirective{name}"));
@@ -200,12 +286,20 @@ fn candidates(before: &[String], last: &str, global: &Parsed) -> Answer {
         return below("");
     }
     if command.is_group() {
-        return below(&format!("{} ", command.path));
+        // Behind a word that is no command of it there is nothing.
+        return match before.len() > command.path.split(' ').count() {
+            true => Answer { words: Vec::new(), directive: 0 },
+            false => below(&format!("{} ", command.path)),
+        };
     }
     let words = before.get(command.path.split(' ').count()..).unwrap_or_default();
     match place(command, words) {
-        Place::Value(flag) => value(flag, global),
+        Place::Value(flag) => value_in(command, flag, global),
         Place::Argument(_) if last.starts_with('-') => flags(command.flags(), last, words),
+        Place::Argument(given) if command.canonical == "container cp" => match given.len() {
+            0 | 1 => copied(last, global),
+            _ => Answer { words: Vec::new(), directive: NO_FILES },
+        },
         Place::Argument(given) => argument(command, &given, words, global),
     }
 }
@@ -262,6 +356,48 @@ fn place(command: Command, words: &[String]) -> Place<'_> {
     }
 }
 
+/// What differs from command to command.
+fn value_in(command: Command, flag: Flag, global: &Parsed) -> Answer {
+    match (command.canonical, flag.means()) {
+        ("inspect", "type") => {
+            Answer::names(["container", "image", "network", "volume"].map(str::to_owned).to_vec())
+        }
+        ("system events", "filter") => keys(&EVENT_KEYS),
+        ("network create", "driver") => {
+            Answer::names(["bridge", "ipvlan", "macvlan"].map(str::to_owned).to_vec())
+        }
+        _ => value(flag, global),
+    }
+}
+
+/// Words that go on behind an equals sign.
+fn keys(words: &[&str]) -> Answer {
+    Answer {
+        words: words.iter().map(|word| (format!("{word}="), "".into())).collect(),
+        directive: NO_SPACE | NO_FILES,
+    }
+}
+
+fn capabilities() -> Answer {
+    let all = CAPABILITIES.split(' ').map(|name| format!("CAP_{name}"));
+    Answer::names(std::iter::once("ALL".to_owned()).chain(all).collect())
+}
+
+/// Names of this shell's variables: one without a value is handed on.
+fn variables() -> Vec<String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+}
+
+/// `CONTAINER:` or a file of this machine; behind the colon the files are the container's.
+fn copied(last: &str, global: &Parsed) -> Answer {
+    if last.contains(':') {
+        return Answer { words: Vec::new(), directive: NO_FILES };
+    }
+    let names = commands::names(Names::Containers, global);
+    let words = names.into_iter().map(|name| (name + ":", "".into())).collect();
+    Answer { words, directive: NO_SPACE }
+}
+
 fn value(flag: Flag, global: &Parsed) -> Answer {
     let fixed =
         |words: &[&str]| Answer::names(words.iter().map(|word| (*word).to_owned()).collect());
@@ -275,13 +411,24 @@ fn value(flag: Flag, global: &Parsed) -> Answer {
         "volumes-from" => Answer::names(commands::names(Names::Containers, global)),
         "link" => before_colon(commands::names(Names::Containers, global)),
         "from" => Answer::names(contexts::names()),
-        "type" => fixed(&["container", "image", "network", "volume"]),
         "pull" => fixed(&["always", "missing", "never"]),
         "restart" => fixed(&["no", "always", "unless-stopped", "on-failure"]),
-        "signal" => fixed(&[
-            "SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGSTOP",
-            "SIGCONT",
+        "signal" | "stop-signal" => fixed(&SIGNALS),
+        "cap-add" | "cap-drop" => capabilities(),
+        "env" => Answer::names(variables()),
+        "pid" => fixed(&["container:", "host"]),
+        "uts" | "userns" => fixed(&["host"]),
+        "volume-driver" => fixed(&["local"]),
+        "security-opt" => fixed(&[
+            "apparmor=",
+            "label=",
+            "no-new-privileges",
+            "seccomp=",
+            "systempaths=unconfined",
         ]),
+        "storage-opt" => keys(&["size"]),
+        "ulimit" => keys(&ULIMITS),
+        "log-opt" => keys(&LOG_OPTIONS),
         "log-driver" => fixed(&["json-file", "local", "none"]),
         "ipc" => fixed(&["private", "shareable", "host", "none", "container:"]),
         "cgroupns" => fixed(&["host", "private"]),
@@ -345,7 +492,9 @@ fn argument(command: Command, given: &[&str], words: &[String], global: &Parsed)
 }
 
 fn below(prefix: &str) -> Answer {
-    let all = Command::all().filter(|c| !c.is_hidden());
+    // Of a group's commands each by its own name only; the short forms are at the top.
+    let all =
+        Command::all().filter(|c| !c.is_hidden() && (prefix.is_empty() || c.path == c.canonical));
     let words = all
         .filter_map(|c| c.path.strip_prefix(prefix).map(|rest| (rest.to_owned(), c.about.into())))
         .filter(|(rest, _)| !rest.contains(' '))
@@ -377,6 +526,11 @@ mod tests {
         assert!(has(&["ps"], "-", "-a") && !has(&["ps"], "--", "-a"));
         assert_eq!(of(&["run", "--env-file"], ""), (Vec::new(), 0));
         assert_eq!(of(&["run", "busybox"], ""), (Vec::new(), 0));
+        assert!(has(&["run", "--cap-add"], "", "CAP_NET_ADMIN"));
+        assert!(has(&["run", "--ulimit"], "", "nofile="));
+        assert_eq!(of(&["container", "nope"], ""), (Vec::new(), 0));
+        assert!(has(&[], "", "rmi") && has(&["image"], "", "rm") && !has(&["image"], "", "rmi"));
+        assert_eq!(of(&["cp", "c:/etc"], "c:").1, NO_FILES);
         assert_eq!(of(&["context", "use", "x"], "").1, NO_FILES);
     }
 
