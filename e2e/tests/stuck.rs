@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hoy_e2e::fuse::{Files, Found, Fuse};
-use hoy_e2e::{daemon, pid};
+use hoy_e2e::{daemon, is_soon, pid};
 use hoy_testkit::wait_until;
 
 /// A directory in which looking for `stuck` never ends, and whether somebody has looked.
@@ -35,9 +35,9 @@ fn held_by_the_kernel() {
     wait_until("it is held", || asked.load(Ordering::SeqCst));
     let first = pid(&daemon, "held");
     let quick = |args: &[&str]| {
-        let started = Instant::now();
-        daemon.hoy(args).run().ok();
-        assert!(started.elapsed() < Duration::from_secs(3), "{args:?} was delayed");
+        is_soon(&format!("{args:?}"), || {
+            daemon.hoy(args).run().ok();
+        });
     };
     let everything_else = || {
         quick(&["ps"]);
@@ -47,7 +47,7 @@ fn held_by_the_kernel() {
     };
     everything_else();
     std::thread::scope(|scope| {
-        let removal = scope.spawn(|| daemon.hoy(&["rm", "-f", "held"]).deadline(60).run());
+        let removal = scope.spawn(|| daemon.hoy(&["rm", "-f", "held"]).deadline(120).run());
         std::thread::sleep(Duration::from_millis(500));
         everything_else();
         let removal = removal.join().unwrap();
