@@ -55,7 +55,7 @@ impl Dockerd {
         let started = Instant::now();
         while dockerd.docker(&["ps", "-q"]).run().code != Some(0) {
             let log = || std::fs::read_to_string(dockerd.root.path().join("log"));
-            assert!(started.elapsed() < Duration::from_secs(60), "dockerd is late: {:?}", log());
+            assert!(started.elapsed() < Duration::from_secs(120), "dockerd is late: {:?}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
         let tar = busybox_rootfs().display().to_string();
@@ -88,7 +88,7 @@ impl Drop for Dockerd {
         let _ = Run::new("kill").args(["-TERM", &self.child.id().to_string()]).run();
         let started = Instant::now();
         while self.child.try_wait().ok().flatten().is_none() {
-            if started.elapsed() > Duration::from_secs(20) {
+            if started.elapsed() > Duration::from_secs(60) {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
             }

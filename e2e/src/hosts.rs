@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ impl Host {
         } else {
             address.to_owned()
         };
-        let line = format!("wget -q -T 3 -O - http://{place}/cgi-bin/who 2>/dev/null");
+        let line = format!("wget -q -T 20 -O - http://{place}/cgi-bin/who 2>/dev/null");
         self.inside(from, &line).stdout.trim().to_owned()
     }
 
@@ -189,12 +189,21 @@ impl Host {
         );
     }
 
-    /// What `curl` gets in a namespace.
+    /// What `curl` gets in a namespace: for what must not answer, or is asked again.
     pub fn curl(netns: &NetNs, address: &str) -> String {
+        Self::asked(netns, address, "2")
+    }
+
+    /// What must answer at the first time, however long this machine takes.
+    pub fn answer(netns: &NetNs, address: &str) -> String {
+        Self::asked(netns, address, "30")
+    }
+
+    fn asked(netns: &NetNs, address: &str, seconds: &str) -> String {
         let place = format!("http://{address}/cgi-bin/who");
         netns
             .run("curl")
-            .args(["-s", "-g", "--max-time", "2", &place])
+            .args(["-s", "-g", "--max-time", seconds, &place])
             .run()
             .stdout
             .trim()
@@ -266,15 +275,21 @@ pub fn question(id: u16, name: &str) -> Vec<u8> {
     out
 }
 
-/// Asks a server of names for `who.test`; whether it says what a site's says.
+/// Asks a server of names for `who.test`; whether it says what a site's says. What comes late is no
+/// answer to the next question.
 pub fn knows(socket: &UdpSocket, server: &str) -> bool {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     let server: SocketAddr = server.parse().expect("an address");
-    let _ = socket.send_to(&question(7, "who.test"), server);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let _ = socket.send_to(&question(id, "who.test"), server);
     let mut buffer = [0; 512];
-    match socket.recv_from(&mut buffer) {
-        Ok((length, from)) => from == server && buffer[..length].ends_with(&[192, 0, 2, 80]),
-        Err(_) => false,
+    while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+        let answer = &buffer[..length];
+        if from == server && answer.starts_with(&id.to_be_bytes()) {
+            return answer.ends_with(&[192, 0, 2, 80]);
+        }
     }
+    false
 }
 
 /// A resolver that says 192.0.2.53 to everything and remembers what it was asked.

@@ -25,15 +25,15 @@ fn bollard() {
     sdks::with_daemon(|daemon| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let seen = runtime.expect("a runtime").block_on(async {
-            tokio::time::timeout(Duration::from_secs(60), life(&daemon.host())).await
+            tokio::time::timeout(Duration::from_secs(300), life(&daemon.host())).await
         });
-        let seen = seen.expect("a minute is enough").expect("the engine answers");
+        let seen = seen.expect("five minutes are enough").expect("the engine answers");
         sdks::is_as_it_shall_be("bollard", &seen);
     });
 }
 
 async fn life(host: &str) -> Result<Value, Error> {
-    let docker = Docker::connect_with_unix(host, 60, API_DEFAULT_VERSION)?;
+    let docker = Docker::connect_with_unix(host, 250, API_DEFAULT_VERSION)?;
     let docker = docker.negotiate_version().await?;
     let since = now();
     let mut seen = json!({});

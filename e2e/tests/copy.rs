@@ -132,7 +132,7 @@ fn names_and_kinds() {
     let through = format!("{docker} cp - box:/tmp");
     Run::new("sh").args(["-c", &line(&hoy, &through)]).run().ok();
     assert_eq!(inside(&daemon, "box", "cat /tmp/e/f"), "hi");
-    let kinds = daemon.hoy(&["events", "--since", "1m", "--until", "0s"]).run();
+    let kinds = daemon.hoy(&["events", "--since", "1h", "--until", "0s"]).run();
     for kind in ["archive-path", "extract-to-dir"] {
         assert!(kinds.ok().contains(&format!("container {kind}")), "{kinds:?}");
     }
@@ -173,13 +173,13 @@ fn whatever_its_state() {
     assert_eq!(daemon.hoy(&["diff", "made"]).run().ok().lines().last(), Some("A /vol"));
     // While it runs, while it is paused, and after its end.
     daemon.hoy(&["start", "made"]).run().ok();
-    wait_until("it has written", || get_or_none(&daemon, "made:/left").is_some());
+    wait_until("it has written", || got(&daemon, "made:/left").as_deref() == Some("made\n"));
     daemon.hoy(&["pause", "made"]).run().ok();
     put("/paused").ok();
     assert_eq!((get("/paused"), get("/left")), ("text".into(), "made\n".into()));
     daemon.hoy(&["unpause", "made"]).run().ok();
     assert_eq!(inside(&daemon, "made", "cat /paused /vol/one"), "texttext");
-    assert!(daemon.hoy(&["logs", "made"]).run().ok().starts_with("text"));
+    wait_until("it is logged", || daemon.hoy(&["logs", "made"]).run().ok().starts_with("text"));
     daemon.hoy(&["kill", "made"]).run().ok();
     put("/dead").ok();
     assert_eq!((get("/dead"), get("/left")), ("text".into(), "made\n".into()));
@@ -211,9 +211,11 @@ fn whatever_its_state() {
     assert!(listed.ok().contains(" 7/8 "), "{listed:?}");
 }
 
-fn get_or_none(daemon: &Daemon, source: &str) -> Option<()> {
-    let target = daemon.path("maybe").display().to_string();
-    (daemon.hoy(&["cp", source, &target]).run().code == Some(0)).then_some(())
+/// What a file has in it that may not be there yet.
+fn got(daemon: &Daemon, source: &str) -> Option<String> {
+    let target = daemon.path("maybe");
+    let copied = daemon.hoy(&["cp", source, &target.display().to_string()]).run();
+    (copied.code == Some(0)).then(|| std::fs::read_to_string(&target).unwrap())
 }
 
 #[test]
@@ -307,7 +309,7 @@ fn changes_exports_and_images() {
         let refused = daemon.hoy(&args).run();
         assert!(refused.fails_with(1).stderr.contains(words), "{refused:?}");
     }
-    let events = daemon.hoy(&["events", "--since", "1m", "--until", "0s"]).run();
+    let events = daemon.hoy(&["events", "--since", "1h", "--until", "0s"]).run();
     let id = &ids[1];
     for part in [
         format!("image create {id}"),

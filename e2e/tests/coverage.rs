@@ -83,7 +83,7 @@ fn ask(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
     // What has no end has one here.
     let query = if path == "/events" { "?since=0&until=1" } else { "" };
     let mut stream = UnixStream::connect(daemon.path("sock")).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("deadline");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("deadline");
     let body = if matches!(method, "POST" | "PUT") { "{}" } else { "" };
     let request = format!(
         "{method} {at}{query} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\

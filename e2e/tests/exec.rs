@@ -43,7 +43,7 @@ fn inspect(daemon: &Daemon, id: &str) -> serde_json::Value {
 fn hijack(daemon: &Daemon, head: &str) -> (UnixStream, String) {
     let path = daemon.host().trim_start_matches("unix://").to_owned();
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
     let mut byte = [0];

@@ -123,6 +123,9 @@ fn every_cause_is_found() {
     begin(&daemon, &["create"], "never", "", &["busybox"]);
     let holder = ["busybox", "nc", "-ll", "-p", "80", "-e", "true"];
     begin(&daemon, &["run", "-d"], "holder", "-p 8088:80", &holder);
+    let sockets = format!("/proc/{}/net/tcp6", pid(&daemon, "holder"));
+    let all = || std::fs::read_to_string(&sockets).unwrap_or_default();
+    wait_until("its port is taken", || all().contains(":0050 "));
     let next = Mutex::new(CASES.iter());
     std::thread::scope(|scope| {
         for _ in 0..3 {

@@ -364,7 +364,7 @@ fn client(socket: &Path, ambiguous: &str, seed: u64, left: &AtomicUsize) -> Vec<
         let request = request(route, ambiguous, &mut chance);
         let mut connection = stream.take().unwrap_or_else(|| {
             let stream = UnixStream::connect(socket).expect("connect");
-            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("deadline");
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("deadline");
             stream
         });
         // It may be answered, and closed, before all of it is written.

@@ -51,7 +51,7 @@ fn joined_and_left_while_running() {
         served("by beta");
         for (network, alias) in [("alpha", "one"), ("beta", "two")] {
             let said = host.docker(&format!(
-                "run --rm --network {network} busybox wget -q -T 3 -O - http://{alias}/cgi-bin/who"
+                "run --rm --network {network} busybox wget -q -T 20 -O - http://{alias}/cgi-bin/who"
             ));
             assert!(said.starts_with("web"), "{said}");
         }
@@ -90,7 +90,7 @@ fn joined_and_left_while_running() {
         // It is its host name still, and that is a name with Docker, too.
         assert!(host.get("other", "web").starts_with("web"));
         host.docker("rename other another");
-        host.inside("shop", "ping -c 1 -W 2 another").ok();
+        host.inside("shop", "ping -c 1 -W 30 another").ok();
         assert_ne!(host.inside("shop", "nslookup other").code, Some(0));
         // In use, it is not removed; by force of removal of its containers, it is.
         let says = host.refused("network rm beta");
@@ -121,7 +121,7 @@ fn a_daemon_that_dies() {
         // Connections are made without a daemon, inside and outside.
         for here in HERE {
             assert!(
-                Host::curl(&host.neighbour, &format!("{}:8080", url(here))).starts_with("web"),
+                Host::answer(&host.neighbour, &format!("{}:8080", url(here))).starts_with("web"),
                 "{here}"
             );
         }

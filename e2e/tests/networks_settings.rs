@@ -1,5 +1,7 @@
 //! The daemon's settings of networks, and other people's firewalls, by what the kernel then does.
 
+use std::time::Duration;
+
 use hoy_e2e::hosts::{HERE, Host, THERE, udp, url};
 use hoy_e2e::{field, give_busybox};
 use hoy_testkit::{Daemon, NetNs, wait_until};
@@ -41,14 +43,14 @@ fn the_default_bridge() {
     assert!(bridge.contains("10.91.0.1/16") && bridge.contains("fd91::1/64"), "{bridge}");
     // From a neighbour of the host and from a container beside it, out and in.
     for (here, there) in HERE.into_iter().zip(THERE) {
-        let answer = Host::curl(&host.neighbour, &format!("{}:8080", url(here)));
+        let answer = Host::answer(&host.neighbour, &format!("{}:8080", url(here)));
         assert!(answer.starts_with("web"), "{here}: {answer}");
-        host.inside("web", &format!("ping -c 1 -W 2 {there}")).ok();
+        host.inside("web", &format!("ping -c 1 -W 30 {there}")).ok();
     }
     // At its own address as well, as this daemon is told to let them; but only what is published.
     host.site("hidden", "");
     for family in [0, 1] {
-        let direct = Host::curl(&host.neighbour, &url(&host.address("web", "bridge", family)));
+        let direct = Host::answer(&host.neighbour, &url(&host.address("web", "bridge", family)));
         assert!(direct.starts_with("web"), "{direct}");
         let hidden = Host::curl(&host.neighbour, &url(&host.address("hidden", "bridge", family)));
         assert_eq!(hidden, "");
@@ -156,6 +158,9 @@ fn strangers() {
         host.daemon.netns().link(&far, "far0", "10.78.0.1/24", "10.78.0.2/24");
         far.sh("ip route add default via 10.78.0.1");
         let there = udp(&far, "10.78.0.2:7");
+        if reached {
+            there.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        }
         let sent = udp(&host.neighbour, "10.77.0.2:0").send_to(b"x", "10.78.0.2:7");
         assert_eq!(sent.ok(), Some(1));
         assert_eq!(there.recv(&mut [0; 8]).is_ok(), reached, "{arguments:?}");
@@ -186,8 +191,9 @@ fn firewalls_of_others() {
         let before = daemon.netns().sh("nft list ruleset");
         daemon.launch();
         give_busybox(&daemon);
-        let out = ["run", "--rm", "busybox", "ping", "-c", "1", "-W", "1", "10.77.0.2"];
-        assert_ne!(daemon.hoy(&out).run().code, Some(0), "{who}");
+        let shut = ["run", "--rm", "busybox", "ping", "-c", "1", "-W", "1", "10.77.0.2"];
+        let out = ["run", "--rm", "busybox", "ping", "-c", "1", "-W", "30", "10.77.0.2"];
+        assert_ne!(daemon.hoy(&shut).run().code, Some(0), "{who}");
         let info = daemon.docker(&["info", "-f", "{{json .Warnings}}"]).run();
         assert!(info.ok().contains(command) && info.stdout.contains(who), "{info:?}");
         assert!(daemon.log().contains(command), "{}", daemon.log());
@@ -197,7 +203,7 @@ fn firewalls_of_others() {
         daemon.launch();
         daemon.hoy(&out).run().ok();
         daemon.hoy(&["network", "create", "own"]).run().ok();
-        let own = ["run", "--rm", "--network=own", "busybox", "ping", "-c1", "-W1", "10.77.0.2"];
+        let own = ["run", "--rm", "--network=own", "busybox", "ping", "-c1", "-W30", "10.77.0.2"];
         daemon.hoy(&own).run().ok();
         let info = daemon.docker(&["info", "-f", "{{json .Warnings}}"]).run();
         assert!(!info.ok().contains(command), "{info:?}");

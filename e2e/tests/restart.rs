@@ -1,8 +1,6 @@
 //! Restart policies: who comes back, when, and what is said of it; over ends of the daemon and of
 //! the machine.
 
-use std::time::Duration;
-
 use hoy_e2e::{daemon, field, pid};
 use hoy_testkit::{Daemon, Run, wait_until};
 
@@ -52,6 +50,35 @@ fn kill(pid: u32) {
     Run::new("kill").args(["-KILL", &pid.to_string()]).run().ok();
 }
 
+/// What is said of `loop` while it waits, and what is refused; false if it did not wait all the
+/// time.
+fn between_two_runs(daemon: &Daemon) -> bool {
+    wait_until("it waits", || state(daemon, "loop").starts_with("restarting 1"));
+    let before = count(daemon, "loop");
+    let template = "{{.State.Running}} {{.State.Restarting}} {{.State.Pid}} {{.HostConfig.RestartPolicy.Name}}";
+    let shown = field(daemon, "loop", template);
+    let listed = daemon.docker(&["ps", "--format", "{{.Names}} {{.Status}}"]).run();
+    let [removed, paused, entered] =
+        [&["rm", "loop"][..], &["pause", "loop"], &["exec", "loop", "true"]]
+            .map(|args| daemon.docker(args).run());
+    let started = daemon.hoy(&["start", "loop"]).run();
+    if (count(daemon, "loop"), state(daemon, "loop")) != (before, format!("restarting 1 {before}"))
+    {
+        return false;
+    }
+    assert_eq!(shown, "true true 0 always");
+    let line = listed.ok().lines().find(|line| line.starts_with("loop")).expect("listed");
+    assert!(line.starts_with("loop Restarting (1) ") && line.ends_with(" ago"), "{line}");
+    let says = "container is restarting: stop the container before removing or force remove";
+    assert!(removed.fails_with(1).stderr.contains(says), "{removed:?}");
+    for refused in [paused, entered] {
+        let says = "is restarting, wait until the container is running";
+        assert!(refused.fails_with(1).stderr.contains(says), "{refused:?}");
+    }
+    assert_eq!(started.ok(), "loop\n");
+    true
+}
+
 #[test]
 fn policies() {
     let daemon = daemon();
@@ -75,40 +102,30 @@ fn policies() {
     wait_until("and again", || happened(&daemon, "twice").len() == 13);
     wait_until("until it is over", || state(&daemon, "twice") == "exited 7 2");
 
-    // Between two runs. By now it waits for longer than what is asked here takes.
+    // Between two runs: it waits twice as long each time, until it waits for longer than what is
+    // asked here takes.
     wait_until("it has come back", || count(&daemon, "loop") >= 5);
-    wait_until("and waits again", || state(&daemon, "loop").starts_with("restarting 1"));
-    let shown = field(
-        &daemon,
-        "loop",
-        "{{.State.Running}} {{.State.Restarting}} {{.State.Pid}} {{.HostConfig.RestartPolicy.Name}}",
-    );
-    assert_eq!(shown, "true true 0 always");
-    let listed = daemon.docker(&["ps", "--format", "{{.Names}} {{.Status}}"]).run();
-    let line = listed.ok().lines().find(|line| line.starts_with("loop")).expect("listed");
-    assert!(line.starts_with("loop Restarting (1) ") && line.ends_with(" ago"), "{line}");
-    assert!(
-        refused(&daemon, &["rm", "loop"]).contains(
-            "container is restarting: stop the container before removing or force remove"
-        )
-    );
-    for command in [&["pause", "loop"][..], &["exec", "loop", "true"]] {
-        let text = refused(&daemon, command);
-        assert!(text.contains("is restarting, wait until the container is running"), "{text}");
-    }
-    assert_eq!(run(&daemon, "start loop"), "loop");
-    // Who waits hears of the end, also of one that is between two runs.
-    let waiting = daemon.hoy(&["wait", "loop"]).spawn();
-    std::thread::sleep(Duration::from_millis(50));
-    run(&daemon, "stop loop");
-    assert_eq!(waiting.wait_with_output().unwrap().stdout, b"1\n");
-    assert!(state(&daemon, "loop").starts_with("exited 1"), "{}", state(&daemon, "loop"));
-    let last = happened(&daemon, "loop");
-    assert_eq!(last.last().map(String::as_str), Some("stop"));
-    assert_eq!(
-        last.iter().filter(|line| *line == "start").count(),
-        last.iter().filter(|line| *line == "die 1").count()
-    );
+    wait_until("all is asked between two runs", || between_two_runs(&daemon));
+    // Who waits hears of the end, also of one that is between two runs; one that runs just then is
+    // killed.
+    wait_until("it is stopped between two runs", || {
+        let waiting = daemon.hoy(&["wait", "loop"]).spawn();
+        run(&daemon, "stop loop");
+        let said = waiting.wait_with_output().unwrap().stdout;
+        let told = happened(&daemon, "loop");
+        let of = |what: &str| told.iter().filter(|line| line.starts_with(what)).count();
+        assert_eq!(told.last().map(String::as_str), Some("stop"));
+        assert_eq!(of("start"), of("die "));
+        if of("kill") > 0 {
+            run(&daemon, "rm loop");
+            start(&daemon, "loop", "--restart always", "exit 1");
+            wait_until("it has come back", || count(&daemon, "loop") >= 5);
+            return false;
+        }
+        assert_eq!(said, b"1\n");
+        assert!(state(&daemon, "loop").starts_with("exited 1 "), "{}", state(&daemon, "loop"));
+        true
+    });
     run(&daemon, "start loop");
     wait_until("it comes back again", || count(&daemon, "loop") >= 2);
     run(&daemon, "rm -f loop");
@@ -171,14 +188,19 @@ fn policies() {
 #[test]
 fn stops_in_vain() {
     let mut daemon = daemon();
-    let loops = "while :; do sleep 0.05; done";
+    // One that forks blocks all signals for moments.
+    let loops = "echo ready; while :; do sleep 0.05; done";
+    let waits = "mkfifo /f; exec 3<>/f; echo ready; read x <&3";
     start(&daemon, "deaf", "", "exec sleep 1000");
     start(&daemon, "hears", "", &format!("trap 'exit 5' TERM; {loops}"));
     start(&daemon, "init", "--init", "exec sleep 1000");
-    start(&daemon, "hangup", "--stop-signal HUP", &format!("trap 'exit 6' TERM; {loops}"));
+    start(&daemon, "hangup", "--stop-signal HUP", &format!("trap 'exit 6' TERM; {waits}"));
     start(&daemon, "patient", "", "exec sleep 1000");
     start(&daemon, "given", "--stop-timeout 1", "exec sleep 1000");
     start(&daemon, "other", "", "exec sleep 1000");
+    for name in ["hears", "hangup"] {
+        wait_until("it is ready", || daemon.hoy(&["logs", name]).run().ok() == "ready\n");
+    }
     let clients: Vec<_> = [
         daemon.hoy(&["stop", "deaf", "hears", "init", "hangup"]),
         daemon.hoy(&["stop", "-t", "1", "patient"]),

@@ -18,7 +18,7 @@ fn brought(name: &str) -> Option<PathBuf> {
 }
 
 fn seen(run: Run) -> Value {
-    let output = run.deadline(60).run();
+    let output = run.deadline(200).run();
     serde_json::from_str(output.ok()).expect("JSON")
 }
 

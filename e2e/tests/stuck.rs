@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hoy_e2e::fuse::{Files, Found, Fuse};
-use hoy_e2e::{counts, daemon, field, pid};
+use hoy_e2e::{counts, daemon, field, is_soon, pid};
 use hoy_testkit::{Daemon, wait_until};
 
 /// A directory in which looking for `stuck` never ends, and whether somebody has looked.
@@ -63,9 +63,8 @@ fn held_by_the_kernel() {
     (0..names.len()).for_each(|index| asked(&servers, index));
     let first = pid(&daemon, "held");
     let quick = |args: &[&str]| {
-        let started = Instant::now();
-        let said = daemon.hoy(args).run().ok().to_owned();
-        assert!(started.elapsed() < Duration::from_secs(3), "{args:?} was delayed");
+        let mut said = String::new();
+        is_soon(&format!("{args:?}"), || said = daemon.hoy(args).run().ok().to_owned());
         said
     };
     let everything_else = || {
@@ -87,7 +86,7 @@ fn held_by_the_kernel() {
     std::thread::scope(|scope| {
         let removal = |name: &'static str| {
             let daemon = &daemon;
-            scope.spawn(move || daemon.hoy(&["rm", "-f", name]).deadline(60).run())
+            scope.spawn(move || daemon.hoy(&["rm", "-f", name]).deadline(120).run())
         };
         let (removal, other) = (removal("held"), removal("worker"));
         std::thread::sleep(Duration::from_millis(500));

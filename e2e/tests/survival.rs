@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hoy_e2e::{daemon, field, pid};
+use hoy_e2e::{daemon, field, is_soon, pid};
 use hoy_testkit::{Daemon, KernelCounts, Run, wait_until};
 
 /// The supervisor of a container: the parent of its first process.
@@ -58,13 +58,16 @@ fn containers_outlive_the_daemon() {
     let first = pid(&daemon, "web");
     // Requests go on all the time, by a client that knows nothing of daemons.
     let line = "while [ ! -e \"$1\" ]; do \
-        [ \"$(curl -s --max-time 5 http://127.0.0.1:8080/)\" = ok ] || echo failed; \
+        [ \"$(curl -s --max-time 60 http://127.0.0.1:8080/)\" = ok ] || echo failed; \
         echo >>\"$1-asked\"; done; echo done";
     let (stop, asked) = (daemon.path("stop"), daemon.path("stop-asked"));
     let requests = || std::fs::read(&asked).map_or(0, |lines| lines.len());
+    wait_until("it serves", || {
+        daemon.netns().run("curl").args(["-s", "http://127.0.0.1:8080/"]).run().stdout == "ok\n"
+    });
     let clients =
         daemon.netns().run("sh").args(["-c", line, "sh", &stop.display().to_string()]).spawn();
-    std::thread::sleep(Duration::from_millis(200));
+    wait_until("a client is served", || requests() > 0);
     for _ in 0..3 {
         daemon.kill();
         // However slow this machine is: some are asked while there is no daemon.
@@ -78,9 +81,13 @@ fn containers_outlive_the_daemon() {
     let output = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output, "done\n");
     assert_eq!(pid(&daemon, "web"), first);
-    assert_eq!(field(&daemon, "brief", "{{.State.Status}} {{.State.ExitCode}}"), "exited 23");
-    daemon.docker(&["inspect", "removed"]).run().fails_with(1);
+    wait_until("one has ended", || {
+        field(&daemon, "brief", "{{.State.Status}} {{.State.ExitCode}}") == "exited 23"
+    });
+    wait_until("one is removed", || daemon.docker(&["inspect", "removed"]).run().code == Some(1));
     assert_eq!(run(&daemon, &["exec", "web", "echo", "here"]), "here");
+    let counted = || daemon.hoy(&["logs", "count"]).run().ok().lines().count();
+    wait_until("it has counted on", || counted() > 50);
     run(&daemon, &["stop", "-t", "0", "count"]);
     let log = daemon.hoy(&["logs", "count"]).run();
     let numbers: Vec<u32> = log.ok().lines().map(|line| line.parse().unwrap()).collect();
@@ -139,7 +146,7 @@ fn what_does_not_move_delays_nobody() {
     }
     let quick = |args: &[&str]| {
         let started = Instant::now();
-        let output = daemon.hoy(args).deadline(20).run();
+        let output = daemon.hoy(args).deadline(60).run();
         (output, started.elapsed())
     };
     // A stopped process is one that no signal but KILL reaches.
@@ -153,14 +160,14 @@ fn what_does_not_move_delays_nobody() {
         &["inspect", "frozen"],
         &["run", "--rm", "busybox", "true"],
     ] {
-        let (output, took) = quick(args);
-        output.ok();
-        assert!(took < Duration::from_secs(3), "{args:?} took {took:?}");
+        is_soon(&format!("{args:?}"), || {
+            quick(args).0.ok();
+        });
     }
     quick(&["rm", "-f", "frozen"]).0.ok();
     // A supervisor that does not answer: said by name, and the container still goes.
     let (output, took) = quick(&["rm", "-f", "halted"]);
-    assert!(took < Duration::from_secs(18), "{took:?}");
+    assert!(took < Duration::from_secs(40), "{took:?}");
     if output.code != Some(0) {
         assert!(output.stderr.contains("shim"), "{output:?}");
         signal(supervisor, "CONT");

@@ -40,7 +40,7 @@ pub struct Run {
 
 impl Run {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { command: Command::new(program), input: None, deadline: patience(60) }
+        Self { command: Command::new(program), input: None, deadline: patience(120) }
     }
 
     #[must_use]
@@ -127,13 +127,13 @@ impl Run {
     }
 }
 
-/// Asks again and again until the answer is yes; fails the test after ten seconds, or some more on
-/// an emulated processor.
+/// Asks again and again until the answer is yes; fails the test after a minute, or some more on an
+/// emulated processor: what takes a moment may take long on a machine that stands still.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < patience(10), "not in {:?}: {what}", patience(10));
+        assert!(started.elapsed() < patience(60), "not in {:?}: {what}", patience(60));
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -139,7 +139,7 @@ impl Daemon {
             if let Some(status) = child.try_wait().expect("wait") {
                 panic!("hoyd ended with {status}:\n{}", self.log());
             }
-            assert!(started.elapsed() < patience(20), "hoyd is late:\n{}", self.log());
+            assert!(started.elapsed() < patience(60), "hoyd is late:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -174,7 +174,7 @@ impl Daemon {
             if let Some(status) = child.try_wait().expect("wait") {
                 return status.code();
             }
-            if started.elapsed() > patience(15) {
+            if started.elapsed() > patience(60) {
                 let _ = child.kill();
                 panic!("hoyd did not end:\n{}", self.log());
             }
@@ -229,7 +229,7 @@ impl Daemon {
     pub fn curl(&self, args: &[&str]) -> Output {
         let socket = self.path("sock");
         Run::new("curl")
-            .args(["--silent", "--show-error", "--max-time", "30", "--unix-socket"])
+            .args(["--silent", "--show-error", "--max-time", "100", "--unix-socket"])
             .args([socket.as_os_str()])
             .args(args)
             .run()
@@ -263,7 +263,7 @@ impl Drop for Daemon {
             let _ = Run::new("kill").args(["-TERM", &pid]).run();
             let started = Instant::now();
             while child.try_wait().ok().flatten().is_none() {
-                if started.elapsed() > patience(10) {
+                if started.elapsed() > patience(60) {
                     let _ = child.kill();
                     let _ = child.wait();
                     break;

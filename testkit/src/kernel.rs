@@ -47,7 +47,7 @@ impl KernelCounts {
             if now == (Self { daemon_descriptors: fewer, ..self.clone() }) {
                 return;
             }
-            let late = started.elapsed() > crate::patience(10);
+            let late = started.elapsed() > crate::patience(60);
             assert!(!late, "something is left\n{}", self.differences(&now));
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -141,7 +141,7 @@ pub fn end_all(cgroup: &str, argument: &str) {
         if all.is_empty() {
             return;
         }
-        assert!(started.elapsed() < crate::patience(10), "processes do not end: {all:?}");
+        assert!(started.elapsed() < crate::patience(60), "processes do not end: {all:?}");
         let _ = crate::Run::new("kill").args(["-KILL"]).args(&all).run();
         std::thread::sleep(std::time::Duration::from_millis(20));
     }

@@ -1,6 +1,6 @@
 //! Ends of containers that somebody wants: stop, kill, restart.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hoy_config::InstantStop;
 use hoy_types::{ErrorKind, Signal, SignalError};
@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// When it is looked for the second time whether a signal was lost: a program that has just begun
 /// may not be ready for it before.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
+/// Where that look has not told, there is another one after twice that time, up to this.
+const LAST_LOOK: Duration = Duration::from_millis(1600);
 
 /// How a stop came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,21 +183,33 @@ async fn stop(
     let said = timeout.or(record.config.stop_timeout);
     let timeout = said.unwrap_or(STOP_TIMEOUT);
     let (pid, number) = (record.state.pid, signal.number());
-    let lost = async || {
-        let look = tokio::task::spawn_blocking(move || vain::in_vain(pid, number));
-        look.await.unwrap_or(false)
+    let look = async || {
+        let look = tokio::task::spawn_blocking(move || vain::look(pid, number));
+        look.await.unwrap_or(vain::Seen::Heard)
     };
-    let may_be_lost = at_once && said.is_none() && record.state.phase.is_alive() && lost().await;
+    let may_be_lost = at_once
+        && said.is_none()
+        && record.state.phase.is_alive()
+        && look().await == vain::Seen::Lost;
     // One that has just ended is what is wanted.
     let _ = handle.signal(signal).await;
     if record.state.phase == Phase::Paused {
         let _ = handle.ask(|done| Command::Pause(false, done)).await;
     }
-    if may_be_lost && !handle.ended(Some(SECOND_LOOK)).await && lost().await {
-        kill_for_good(handle).await?;
-        return Ok(Stopped::InVain(number));
+    let begun = Instant::now();
+    let mut wait = SECOND_LOOK;
+    while may_be_lost && wait <= LAST_LOOK && !handle.ended(Some(wait)).await {
+        match look().await {
+            vain::Seen::Lost => {
+                kill_for_good(handle).await?;
+                return Ok(Stopped::InVain(number));
+            }
+            vain::Seen::Unclear => wait *= 2,
+            vain::Seen::Heard => break,
+        }
     }
     let deadline = u64::try_from(timeout).ok().map(Duration::from_secs);
+    let deadline = deadline.map(|all| all.saturating_sub(begun.elapsed()));
     if !handle.ended(deadline).await {
         kill_for_good(handle).await?;
     }

@@ -230,7 +230,7 @@ fn ports_are_rewritten_without_state() {
             let listed = run("nft list ruleset");
             assert!(listed.contains("udp dport 53"), "{listed}");
             let client = UdpSocket::bind((network, 0)).unwrap();
-            client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             client.connect((network, 53)).unwrap();
             client.send(b"question").unwrap();
             let mut buffer = [0; 64];
@@ -349,7 +349,7 @@ fn a_new_owner_of_an_address_is_announced() {
                         UdpSocket::bind((ip(if to.contains(':') { "::" } else { "0.0.0.0" }), 0));
                     let _ = socket.unwrap().send_to(b"x", (ip(to), 9));
                 }
-                for _ in 0..500 {
+                for _ in 0..6000 {
                     let table = run("ip neigh show dev eth0");
                     let found =
                         |to: &str| table.lines().any(|l| l.starts_with(to) && l.contains(mac));

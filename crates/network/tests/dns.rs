@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hoy_network::{Dns, DnsClient, DnsSockets, EndpointNames, Forward, open_sockets};
@@ -23,6 +23,9 @@ const AAAA: u16 = 28;
 const SERVER_FAILURE: u8 = 2;
 const NO_SUCH_NAME: u8 = 3;
 const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
+
+/// For what takes a moment.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn loopback_up() {
     hoy_netlink::Socket::open(hoy_netlink::SocketKind::Route).unwrap().set_up(1).unwrap();
@@ -168,13 +171,18 @@ fn udp() -> UdpSocket {
     socket
 }
 
+/// As a resolver asks: what finds no room in the server's queue is asked again.
 fn over_udp(packet: &[u8]) -> Vec<u8> {
     let socket = udp();
-    socket.send(packet).unwrap();
     let mut buffer = vec![0; 65_535];
-    let length = socket.recv(&mut buffer).expect("an answer");
-    buffer.truncate(length);
-    buffer
+    for _ in 0..3 {
+        socket.send(packet).unwrap();
+        if let Ok(length) = socket.recv(&mut buffer) {
+            buffer.truncate(length);
+            return buffer;
+        }
+    }
+    panic!("no answer");
 }
 
 fn over_tcp(packet: &[u8]) -> Vec<u8> {
@@ -265,6 +273,7 @@ fn fails(question: &[u8], code: u8) -> Vec<u8> {
 struct Resolver {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -278,16 +287,18 @@ impl Resolver {
         tcp: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
     ) -> Self {
         let (stop, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let socket = UdpSocket::bind((address, 53)).unwrap();
         let listener = TcpListener::bind((address, 53)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (stopped, count) = (stop.clone(), asked.clone());
+        let (stopped, count, hears) = (stop.clone(), asked.clone(), heard.clone());
         let datagrams = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             let mut later: Vec<(Instant, Vec<u8>, std::net::SocketAddr)> = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    hears.lock().unwrap().push(buffer[..length].to_vec());
                     count.fetch_add(1, Ordering::Relaxed);
                     let replies = udp(&buffer[..length]).into_iter();
                     later.extend(replies.map(|(when, what)| (Instant::now() + when, what, from)));
@@ -301,7 +312,7 @@ impl Resolver {
                 });
             }
         });
-        let (stopped, count) = (stop.clone(), asked.clone());
+        let (stopped, count, hears) = (stop.clone(), asked.clone(), heard.clone());
         let connections = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((mut stream, _)) = listener.accept() else {
@@ -311,12 +322,13 @@ impl Resolver {
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
                 while let Ok(packet) = tcp_read(&mut stream) {
+                    hears.lock().unwrap().push(packet.clone());
                     count.fetch_add(1, Ordering::Relaxed);
                     tcp_write(&mut stream, &tcp(&packet));
                 }
             }
         });
-        Self { stop, asked, threads: vec![datagrams, connections] }
+        Self { stop, asked, heard, threads: vec![datagrams, connections] }
     }
 
     fn honest(address: &str, answer: [u8; 4]) -> Self {
@@ -326,6 +338,13 @@ impl Resolver {
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was ever asked for this name.
+    fn heard(&self, name: &str) -> bool {
+        let question = question(name, A);
+        let name = &question[12..question.len() - 4];
+        self.heard.lock().unwrap().iter().any(|packet| packet[12..].starts_with(name))
     }
 }
 
@@ -466,23 +485,27 @@ fn resolvers_of_the_host() {
         let second = Resolver::honest("127.0.0.3", [2, 2, 2, 2]);
         host.resolvers(&["127.0.0.2", "127.0.0.3"]);
         host.dns.serve("c1", container.sockets(), client(Forward::Host)).unwrap();
-        assert_eq!(container.ask("example.com", A), found(&["1.1.1.1"]));
-        let asked = first.asked();
-        assert!(asked >= 2);
+        // The first, unless it is late: then the second is asked, too.
+        let says = |address: &str| {
+            let begin = Instant::now();
+            while container.ask_once("example.com", A) != found(&[address]) {
+                assert!(begin.elapsed() < PATIENCE, "never {address}");
+            }
+        };
+        says("1.1.1.1");
+        assert!(first.heard("example.com"));
         // What is known here does not leave.
         for (name, kind) in [("web", A), ("web", AAAA), ("web", TXT), ("www.example.org", AAAA)] {
             assert_eq!(container.ask(name, kind).code, 0, "{name}");
         }
         assert_eq!(container.ask("2.0.0.10.in-addr.arpa", PTR).records.len(), 1);
-        assert_eq!(first.asked(), asked);
-        assert_eq!(second.asked(), 0);
+        for name in ["web", "www.example.org", "2.0.0.10.in-addr.arpa"] {
+            assert!(!first.heard(name) && !second.heard(name), "{name}");
+        }
 
         // The file is replaced: followed before a second has passed.
         host.resolvers(&["127.0.0.3"]);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while container.ask_once("example.com", A) != found(&["2.2.2.2"]) {
-            assert!(Instant::now() < deadline);
-        }
+        says("2.2.2.2");
 
         // The user's word on dots: a client with search domains comes back.
         let says = DnsClient { ndots_set: true, ..client(Forward::Host) };
@@ -492,13 +515,12 @@ fn resolvers_of_the_host() {
 
         // The container moves to internal networks: nothing leaves any more.
         host.dns.update("c1", client(Forward::Never));
-        let asked = (first.asked(), second.asked());
-        for name in ["example.com", "single", "1.1.168.192.in-addr.arpa"] {
+        for name in ["never.example.com", "single", "1.1.168.192.in-addr.arpa"] {
             for kind in [A, AAAA, PTR, TXT] {
                 assert_eq!(container.ask(name, kind), code(SERVER_FAILURE), "{name}");
             }
+            assert!(!first.heard(name) && !second.heard(name), "{name}");
         }
-        assert_eq!((first.asked(), second.asked()), asked);
     });
 }
 
@@ -543,6 +565,9 @@ fn bad_resolvers() {
         );
         let slow = |packet: &[u8]| vec![(Duration::from_millis(900), says(packet, [4, 4, 4, 4]))];
         let _slow = Resolver::new("127.0.0.4", slow, none);
+        let slower =
+            |packet: &[u8]| vec![(Duration::from_millis(3500), says(packet, [4, 4, 4, 5]))];
+        let _slower = Resolver::new("127.0.0.10", slower, none);
         // Another id, another name, a question instead of an answer, garbage; then the truth.
         let lies = move |packet: &[u8]| {
             let lie = says(packet, [6, 6, 6, 6]);
@@ -578,28 +603,46 @@ fn bad_resolvers() {
         let _honest = Resolver::honest("127.0.0.9", [9, 9, 9, 9]);
 
         host.dns.serve("c1", container.sockets(), client(Forward::Host)).unwrap();
-        let ask = |resolvers: &[&str]| {
+        // Until the file is looked at again.
+        let use_these = |resolvers: &[&str]| {
             host.resolvers(resolvers);
             std::thread::sleep(Duration::from_millis(600));
-            container.ask_once("example.com", A)
+        };
+        // On a machine that stands still for a moment a good resolver is late, too, and the next
+        // one is asked: then it is asked again.
+        let is = |resolvers: &[&str], answer: Answer| {
+            use_these(resolvers);
+            let begin = Instant::now();
+            loop {
+                let found = container.ask_once("example.com", A);
+                if found == answer {
+                    return;
+                }
+                assert!(begin.elapsed() < PATIENCE, "{resolvers:?}: {found:?}");
+            }
         };
         for bad in ["127.0.0.2", "127.0.0.3", "127.0.0.99", "192.0.2.1", "fd00::1"] {
-            assert_eq!(ask(&[bad, "127.0.0.9"]), found(&["9.9.9.9"]), "{bad}");
+            is(&[bad, "127.0.0.9"], found(&["9.9.9.9"]));
         }
-        assert_eq!(ask(&["127.0.0.99", "127.0.0.3", "127.0.0.9"]), found(&["9.9.9.9"]));
-        assert_eq!(ask(&["127.0.0.4"]), found(&["4.4.4.4"]));
-        assert_eq!(ask(&["127.0.0.4", "127.0.0.9"]), found(&["9.9.9.9"]));
-        assert_eq!(ask(&["127.0.0.5"]), found(&["5.5.5.5"]));
-        assert_eq!(ask(&["127.0.0.7"]), found(&["8.8.8.8"]));
-        assert_eq!(ask(&["127.0.0.8", "127.0.0.9"]), code(NO_SUCH_NAME));
+        is(&["127.0.0.99", "127.0.0.3", "127.0.0.9"], found(&["9.9.9.9"]));
+        is(&["127.0.0.4"], found(&["4.4.4.4"]));
+        is(&["127.0.0.10", "127.0.0.9"], found(&["9.9.9.9"]));
+        is(&["127.0.0.5"], found(&["5.5.5.5"]));
+        is(&["127.0.0.7"], found(&["8.8.8.8"]));
+        is(&["127.0.0.8", "127.0.0.9"], code(NO_SUCH_NAME));
         for bad in ["127.0.0.2", "127.0.0.3", "127.0.0.99"] {
-            assert_eq!(ask(&[bad]), code(SERVER_FAILURE), "{bad}");
+            is(&[bad], code(SERVER_FAILURE));
         }
-        // Nobody is there, and that is known at once.
-        let begin = Instant::now();
-        assert_eq!(ask(&["127.0.0.97", "127.0.0.98", "127.0.0.99"]), code(SERVER_FAILURE));
-        assert!(begin.elapsed() < Duration::from_secs(3));
-        let cut = ask(&["127.0.0.6"]);
+        // Nobody is there, and that is known at once: not only after one has been waited for.
+        use_these(&["127.0.0.97", "127.0.0.98", "127.0.0.99"]);
+        let soon = (0..3).any(|_| {
+            let begin = Instant::now();
+            assert_eq!(container.ask_once("example.com", A), code(SERVER_FAILURE));
+            begin.elapsed() < Duration::from_secs(2)
+        });
+        assert!(soon);
+        use_these(&["127.0.0.6"]);
+        let cut = container.ask_once("example.com", A);
         assert!(cut.truncated && cut.code == 0, "{cut:?}");
         let whole = container.inside(|| Answer::read(&over_tcp(&question("example.com", A))));
         assert_eq!((whole.records.len(), whole.truncated), (100, false));
@@ -635,17 +678,28 @@ fn what_is_known_waits_for_nobody() {
             for number in 0..2000 {
                 socket.send(&question(&format!("n{number}.example.com"), A)).unwrap();
                 read(false);
+                if number % 50 == 0 {
+                    // Its queue is read in order: it has room for the next ones.
+                    assert_eq!(Answer::read(&over_udp(&question("web", A))), found(&["10.0.0.2"]));
+                }
             }
             let idle: Vec<_> = (0..100).map(|_| TcpStream::connect(SERVER).unwrap()).collect();
-            for _ in 0..100 {
+            let soon = |_: &u32| {
                 let begin = Instant::now();
                 assert_eq!(Answer::read(&over_udp(&question("web", A))), found(&["10.0.0.2"]));
-                assert!(begin.elapsed() < Duration::from_secs(2));
-            }
+                begin.elapsed() < Duration::from_secs(2)
+            };
+            // Who waited for resolvers would do so each time, a machine that stands still does not.
+            let soon = (0..100).filter(soon).count();
+            assert!(soon > 90, "{soon}");
             // Those that are too many hear it; none of them hears anything else.
             socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let begin = Instant::now();
+            while read(true) < 1000 {
+                assert!(begin.elapsed() < PATIENCE, "{}", read(false));
+            }
             let refused = read(true);
-            assert!((1000..=2000).contains(&refused), "{refused}");
+            assert!(refused <= 2000, "{refused}");
             drop(idle);
         });
         // Another container has its own share.
@@ -764,7 +818,7 @@ fn nothing_is_held() {
             let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
             open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|fd| fd == socket)
         };
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while netns.strong_count() > 0 || held() {
             assert!(Instant::now() < deadline, "still held");
             std::thread::sleep(Duration::from_millis(5));

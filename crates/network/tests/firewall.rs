@@ -248,7 +248,7 @@ impl Drop for Server {
 }
 
 /// For what answers, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// For what never will.
 const BRIEF: Duration = Duration::from_millis(300);
 

@@ -82,8 +82,8 @@ fn serve(ticket: &Ticket, port: u16, count: usize) -> std::thread::JoinHandle<()
 
 fn ask(address: &str) -> std::io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(30))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
@@ -134,7 +134,7 @@ fn published_ports_by_every_way() {
         });
         wait.recv().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         socket.send_to(b"ping", "127.0.0.1:5353").unwrap();
         let mut buffer = [0; 64];
         assert_eq!(socket.recv(&mut buffer).unwrap(), 4);

@@ -131,7 +131,7 @@ fn sh(line: &str) -> String {
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -496,8 +496,8 @@ impl Container {
 /// Says something, closes its half, and hears until the end.
 fn echo(address: &str, bytes: &[u8]) -> Vec<u8> {
     let address: SocketAddr = address.parse().unwrap();
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(30)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut reader = stream;
     std::thread::scope(|scope| {
@@ -577,12 +577,12 @@ fn tcp_refused_and_released(host: &Host) {
     let some = ports.reserve(&wanted).unwrap();
     // Nobody listens in the container.
     let mut stream = TcpStream::connect("[::1]:9001").unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let end = stream.read(&mut [0; 8]);
     assert!(end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
     // A server that resets is seen to.
     let mut kept = TcpStream::connect("[::1]:9000").unwrap();
-    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    kept.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     kept.write_all(b"x").unwrap();
     kept.read_exact(&mut [0]).unwrap();
     ports.release(&some);
@@ -615,7 +615,7 @@ fn few_descriptors(host: &Host) {
     });
     let clients: Vec<UdpSocket> = (0..400).map(|_| UdpSocket::bind("[::1]:0").unwrap()).collect();
     for client in &clients {
-        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         client.send_to(b"ping", "[::1]:9001").unwrap();
         assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
     }
@@ -658,7 +658,7 @@ fn udp_carried(host: &Host) {
         let socket = UdpSocket::bind(from).unwrap();
         // What comes from another address than was asked is not heard.
         socket.connect(to).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         socket.send(bytes).unwrap();
         let mut buffer = vec![0; 70_000];
         let length = socket.recv(&mut buffer).unwrap();
@@ -675,7 +675,7 @@ fn udp_carried(host: &Host) {
             sh("ip route add fd00:9::/64 via fd00:5::1");
             let socket = UdpSocket::bind("[::]:0").unwrap();
             socket.connect("[fd00:9::2]:9000").unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             socket.send(b"from outside").unwrap();
             assert_eq!(socket.recv(&mut [0; 64]).unwrap(), 12);
         })
@@ -686,7 +686,7 @@ fn udp_carried(host: &Host) {
         .map(|_| {
             let socket = UdpSocket::bind("[::1]:0").unwrap();
             socket.connect("[::1]:9000").unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             socket
         })
         .collect();
@@ -834,7 +834,7 @@ fn upgrade(host: &Host) {
         assert_eq!(echo("[::1]:9000", b"new"), b"new");
         let socket = UdpSocket::bind("[::1]:0").unwrap();
         socket.connect("[::1]:9001").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         socket.send(b"ping").unwrap();
         assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 4);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);

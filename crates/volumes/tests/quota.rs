@@ -76,7 +76,7 @@ fn loops_below(root: &Path) -> Vec<String> {
 fn eventually(what: &str, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -186,7 +186,7 @@ pub fn steering(side: &Side) -> Verdict {
     );
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
     side.import("steering", &trojan, &changes);
-    let id = side.start(&["-P", "steering", "sleep", "100"]);
+    let id = side.start(&["-P", "steering", "sleep", "1000"]);
     let top = side.daemon.docker(&["top", &id]).run();
     assert!(top.ok().contains("sleep"), "{top:?}");
     side.daemon.docker(&["logs", &id]).run().ok();

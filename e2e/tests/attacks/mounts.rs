@@ -108,7 +108,7 @@ pub fn working_directories(side: &Side) -> Verdict {
         ran_or_refused(&side.run(&[&name, "true"]));
         side.untouched()?;
     }
-    let id = side.start(&["links", "sleep", "100"]);
+    let id = side.start(&["links", "sleep", "1000"]);
     for directory in ["/abs/exec", "/rel/exec", "/abs"] {
         side.daemon.hoy(&["exec", "-w", directory, &id, "true"]).run();
         side.untouched()?;

@@ -25,7 +25,7 @@ pub fn numeric_names(side: &Side) -> Verdict {
             return Err(format!("{options:?} is {} instead of {wanted}", output.stdout.trim()));
         }
     }
-    let id = side.start(&["names", "sleep", "100"]);
+    let id = side.start(&["names", "sleep", "1000"]);
     let output = side.daemon.hoy(&["exec", "-u", "1000", &id, "id", "-u"]).run();
     if output.ok() == "1000\n" { Ok(()) } else { Err(format!("exec is {}", output.stdout)) }
 }
@@ -45,7 +45,7 @@ pub fn user_numbers(side: &Side) -> Verdict {
         "0000000004294967296",
     ];
     side.import("big", "printf 'big:x:4294967296:4294967296::/:\\n' >>etc/passwd", &[]);
-    let id = side.start(&["busybox", "sleep", "100"]);
+    let id = side.start(&["busybox", "sleep", "1000"]);
     let refused = |what: &str, output: &Output| match output.code {
         Some(0) => Err(format!("{what} runs as {}", output.stdout.trim().replace('\n', " "))),
         _ => Ok(()),
@@ -103,7 +103,7 @@ pub fn user_strings(side: &Side) -> Verdict {
         ("www:nogroup", None),
         ("4294967296", None),
     ];
-    let id = side.start(&["busybox", "sleep", "100"]);
+    let id = side.start(&["busybox", "sleep", "1000"]);
     let line = ["sh", "-c", "echo $(id -u) $(id -g)"];
     for (text, wanted) in ALL {
         let user = format!("--user={text}");
@@ -149,7 +149,7 @@ pub fn groups(side: &Side) -> Verdict {
         out.extend(added.iter().map(|text| number(text)));
         out
     };
-    let id = side.start(&["people", "sleep", "100"]);
+    let id = side.start(&["people", "sleep", "1000"]);
     for user in ["root", "a", "b", "c", "10", "0", "99", "a:gb", "99:7", "b:0"] {
         for added in [&[][..], &["7"], &["wheel", "900"]] {
             let mut options = vec!["-u", user];
@@ -192,7 +192,7 @@ pub fn inheritable(side: &Side) -> Verdict {
         let output = side.run(&[options, &["busybox"], &line].concat());
         check(&format!("run {options:?}"), &output)?;
     }
-    let id = side.start(&["--cap-add", "SYS_PTRACE", "busybox", "sleep", "100"]);
+    let id = side.start(&["--cap-add", "SYS_PTRACE", "busybox", "sleep", "1000"]);
     for options in [&[][..], &["--privileged"], &["-u", "1000"], &["--privileged", "-u", "1000"]] {
         let output = side.daemon.hoy(&[&["exec"], options, &[&id], &line].concat()).run();
         check(&format!("exec {options:?}"), &output)?;
@@ -207,7 +207,7 @@ pub fn descriptors(side: &Side) -> Verdict {
     let script = "i=0; while [ $i -lt 16 ]; do ln -s /proc/self/fd/$i wd$i; i=$((i+1)); done; \
         ln -s /proc/self/cwd wdcwd; ln -s /proc/1/cwd/.. wdone";
     side.import("links", script, &[]);
-    let id = side.start(&["links", "sleep", "100"]);
+    let id = side.start(&["links", "sleep", "1000"]);
     let directories = (0..64).map(|n| format!("/proc/self/fd/{n}"));
     let directories = directories.chain((0..16).map(|n| format!("/wd{n}")));
     let others =
@@ -222,7 +222,7 @@ pub fn descriptors(side: &Side) -> Verdict {
             return Err(format!("exec -w {directory} reaches the host"));
         }
     }
-    let first = side.start(&["busybox", "sleep", "100"]);
+    let first = side.start(&["busybox", "sleep", "1000"]);
     let look = ["exec", &first, "sh", "-c", "ls /proc/1/fd; readlink /proc/1/cwd"];
     let seen = side.daemon.hoy(&look).run();
     if seen.ok() != "0\n1\n2\n/\n" {
@@ -309,8 +309,8 @@ pub fn own_program(side: &Side) -> Verdict {
 
 /// CVE-2020-14370, CVE-2021-3602: variables of the daemon or of another container.
 pub fn environment(side: &Side) -> Verdict {
-    side.start(&["-e", "CANARY_OF_ANOTHER=sings", "busybox", "sleep", "100"]);
-    let id = side.start(&["busybox", "sleep", "100"]);
+    side.start(&["-e", "CANARY_OF_ANOTHER=sings", "busybox", "sleep", "1000"]);
+    let id = side.start(&["busybox", "sleep", "1000"]);
     let environ = std::fs::read(format!("/proc/{}/environ", side.daemon.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environ).contains("CANARY_OF_THE_DAEMON"));
     let run = side.run(&["busybox", "cat", "/proc/self/environ"]);
@@ -330,7 +330,7 @@ pub fn environment(side: &Side) -> Verdict {
 
 /// CVE-2022-1708, CVE-2022-31030: output without end, to a client that does not read.
 pub fn exec_flood(side: &Side) -> Verdict {
-    let id = side.start(&["busybox", "sleep", "100"]);
+    let id = side.start(&["busybox", "sleep", "1000"]);
     let memory = || -> u64 {
         let text = status(side.daemon.pid(), "VmRSS");
         text.trim_end_matches(" kB").parse().unwrap()
@@ -359,7 +359,7 @@ pub fn exec_flood(side: &Side) -> Verdict {
 
 /// CVE-2022-23471, CVE-2025-64329: clients that attach, resize and hang up.
 pub fn hang_ups(side: &Side) -> Verdict {
-    let id = side.start(&["-it", "busybox", "sleep", "100"]);
+    let id = side.start(&["-it", "busybox", "sleep", "1000"]);
     let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let threads = |pid: u32| status(pid, "Threads").parse::<usize>().unwrap();
     let shim: u32 = {
@@ -383,7 +383,7 @@ pub fn hang_ups(side: &Side) -> Verdict {
     let before = counts();
     round(60);
     let settled = |what: &dyn Fn() -> bool| {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !what() && std::time::Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }

@@ -7,7 +7,7 @@ use crate::side::{Side, host_sh};
 
 /// CVE-2020-15257: sockets without a path, from a container with the host's network.
 pub fn abstract_sockets(side: &Side) -> Verdict {
-    side.start(&["busybox", "sleep", "100"]);
+    side.start(&["busybox", "sleep", "1000"]);
     let seen = side.sh(&["--network", "host"], "cat /proc/net/unix");
     let line = seen.lines().find(|line| line.contains(" @"));
     // Those with a path lead nowhere from inside.
@@ -42,8 +42,8 @@ pub fn walked(side: &Side) -> Verdict {
 /// CVE-2021-4024: what listens once everything runs, but the one published port that the keeper
 /// carries over IPv6, since the container has none.
 pub fn ports(side: &Side) -> Verdict {
-    side.start(&["busybox", "sleep", "100"]);
-    side.start(&["-p", "8080:80", "busybox", "sleep", "100"]);
+    side.start(&["busybox", "sleep", "1000"]);
+    side.start(&["-p", "8080:80", "busybox", "sleep", "1000"]);
     let table = side.daemon.netns().sh(
         "cat /proc/net/tcp /proc/net/tcp6; tail -n +2 /proc/net/udp /proc/net/udp6 /proc/net/raw",
     );

@@ -60,7 +60,7 @@ seen["two"] = endpoint(two, "py")
 seen["aliases"] = two.attrs["NetworkSettings"]["Networks"]["py"]["Aliases"][:2]
 seen["networks of two"] = sorted(two.attrs["NetworkSettings"]["Networks"])
 seen["names"] = [
-    two.exec_run(["ping", "-c1", "-w5", name]).exit_code for name in ("one", "first", "second")]
+    two.exec_run(["ping", "-c1", "-w60", name]).exit_code for name in ("one", "first", "second")]
 seen["unknown"] = two.exec_run(["ping", "-c1", "-w5", "nobody"]).exit_code
 net.reload()
 seen["inside"] = sorted(container.name for container in net.containers)

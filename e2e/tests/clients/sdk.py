@@ -23,7 +23,7 @@ raw = socket._sock
 raw.sendall(b"one\n")
 frames = {1: b"", 2: b""}
 data = b""
-while b"got one" not in frames[1]:
+while b"got one" not in frames[1] or b"\n" not in frames[2]:
     data += raw.recv(4096)
     while len(data) >= 8 and len(data) >= 8 + int.from_bytes(data[4:8], "big"):
         end = 8 + int.from_bytes(data[4:8], "big")

@@ -31,7 +31,9 @@ with Network() as network:
         seen["logs"] = [part.decode() for part in server.get_logs()]
         seen["port"] = 0 < int(server.get_exposed_port(80)) < 65536
         with DockerContainer("busybox").with_network(network).with_command("sleep 100") as other:
-            seen["page"] = other.exec(["wget", "-qO-", "http://web/index.html"]).output.decode()
+            # It says that it is ready before it listens.
+            get = "until wget -qO- http://web/index.html 2>/dev/null; do sleep 0.1; done"
+            seen["page"] = other.exec(["timeout", "60", "sh", "-c", get]).output.decode()
         labels = server.get_wrapped_container().labels
         seen["labelled"] = labels.get("org.testcontainers") == "true"
     left = server.get_docker_client().client.containers.list(

@@ -27,7 +27,7 @@ const APPLETS: [&str; 14] = [
     "cat", "dd", "echo", "head", "kill", "ls", "printf", "seq", "sh", "sleep", "stty", "true",
     "wc", "yes",
 ];
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a test's containers live.
 pub struct Place {
