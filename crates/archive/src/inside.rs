@@ -5,21 +5,27 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use hoy_jail::{CapabilitySet, Jail, WRITES_TREES};
 use hoy_rootfd::RootFd;
 use hoy_runtime::StartError;
 use hoy_sys::process;
 use rustix::net::RecvFlags;
-use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::changes;
 use crate::job::{Change, Fault, Job, MAX_MESSAGE, Place, Reply, Task};
 use crate::place;
 
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP.
-const CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31;
-/// SYS_ADMIN: without it nobody reads the marks that overlayfs leaves. Only who compares layers
-/// keeps it, who reads and does nothing else.
-const MARKS: u64 = 1 << 21;
+/// It can read and write files, and nothing else.
+const JAIL: Jail = Jail {
+    capabilities: WRITES_TREES,
+    address_space: 4 << 30,
+    // Lowered before it goes anywhere.
+    open_files: None,
+    writes: true,
+};
+/// Without SYS_ADMIN nobody reads the marks that overlayfs leaves. Only who compares layers keeps
+/// it, who reads and does nothing else.
+const COMPARING: Jail = Jail { capabilities: WRITES_TREES.union(CapabilitySet::SYS_ADMIN), ..JAIL };
 /// Changes that are told at once, in bytes.
 const BATCH: usize = 32 << 10;
 
@@ -77,7 +83,7 @@ fn work(control: &OwnedFd, mut data: UnixStream) -> Result<u64, Failed> {
     match job.task {
         Task::Changes { root } => {
             let written = hoy_runtime::show_written(&root)?;
-            jail(CAPABILITIES | MARKS)?;
+            COMPARING.here()?;
             let mut batch: Vec<Change> = Vec::new();
             let mut size = 0;
             for change in changes::compare(&written, false)? {
@@ -93,7 +99,7 @@ fn work(control: &OwnedFd, mut data: UnixStream) -> Result<u64, Failed> {
         }
         Task::Layer { root } => {
             let written = hoy_runtime::show_written(&root)?;
-            jail(CAPABILITIES | MARKS)?;
+            COMPARING.here()?;
             let found = changes::compare(&written, true)?;
             let mut out = BufWriter::with_capacity(64 << 10, data);
             changes::pack(&written, &found, &mut out)?;
@@ -102,19 +108,19 @@ fn work(control: &OwnedFd, mut data: UnixStream) -> Result<u64, Failed> {
         }
         Task::Export => {
             let root = enter(&job.place, pidfd, true)?;
-            jail(CAPABILITIES)?;
+            JAIL.here()?;
             place::export(&root, BufWriter::with_capacity(64 << 10, data))?;
             Ok(0)
         }
         Task::Stat { path } => {
             let root = enter(&job.place, pidfd, false)?;
-            jail(CAPABILITIES)?;
+            JAIL.here()?;
             say(control, &Reply::Stat(place::stat(&root, &path)?))?;
             Ok(0)
         }
         Task::Get { path } => {
             let root = enter(&job.place, pidfd, false)?;
-            jail(CAPABILITIES)?;
+            JAIL.here()?;
             say(control, &Reply::Stat(place::stat(&root, &path)?))?;
             place::pack(&root, &path, BufWriter::with_capacity(64 << 10, data))?;
             Ok(0)
@@ -122,7 +128,7 @@ fn work(control: &OwnedFd, mut data: UnixStream) -> Result<u64, Failed> {
         Task::Put { path, keep_kinds, owner } => {
             let userns = matches!(job.place, Place::Running { userns: true });
             let root = enter(&job.place, pidfd, false)?;
-            jail(CAPABILITIES)?;
+            JAIL.here()?;
             let owner = owner.map(|user| hoy_runtime::ids_of(&root, &user)).transpose()?;
             place::unpack(&root, &path, &mut data, keep_kinds, owner, userns)?;
             Ok(0)
@@ -143,26 +149,4 @@ fn enter(place: &Place, pidfd: Option<OwnedFd>, alone: bool) -> Result<RootFd, F
             hoy_runtime::show_resting(root, label, mounts)?
         }
     })
-}
-
-/// From here on it can read and write files, and nothing else.
-fn jail(capabilities: u64) -> io::Result<()> {
-    process::unshare(process::NEWNET | process::NEWIPC | process::NEWUTS)?;
-    // Address space, core.
-    process::set_rlimit(9, 4 << 30, 4 << 30)?;
-    process::set_rlimit(4, 0, 0)?;
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    rustix::thread::set_no_new_privs(true)?;
-    for number in 0..64 {
-        if capabilities >> number & 1 == 0 {
-            let capability = CapabilitySet::from_bits_retain(1 << number);
-            if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
-                break;
-            }
-        }
-    }
-    let kept = CapabilitySet::from_bits_retain(capabilities);
-    let sets =
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
 }

@@ -228,19 +228,7 @@ fn check_name(flag: Flag, value: &str) -> std::result::Result<(), String> {
 
 /// `name=value` of what belongs to a namespace of a container's own.
 fn is_sysctl(text: &str) -> bool {
-    const IPC: &[&str] = &[
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    text.split_once('=').is_some_and(|(name, _)| {
-        IPC.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.")
-    })
+    text.split_once('=').is_some_and(|(name, _)| hoy_types::SysctlScope::of(name).is_some())
 }
 
 fn check(kind: Kind, value: &str) -> std::result::Result<(), String> {

@@ -8,7 +8,7 @@ use hoy_runtime::{
     ContainerPlan, DevicePlan, ExternalPlan, MountPlan, MountSource, NamespacePlan, NetMode,
     ProcessPlan, Propagation, Rlimit, RootPlan, TmpfsOptions,
 };
-use hoy_types::{IdMaps, UserRef, UserSpec};
+use hoy_types::{IdMaps, SysctlScope, UserRef, UserSpec};
 use hoy_wire::{ExecConfig, HostConfig, Ulimit};
 
 use crate::cdi::Edits;
@@ -221,16 +221,6 @@ fn sysctls(record: &Record) -> Vec<(String, String)> {
 
 /// Docker's rules for `--sysctl`: only what belongs to a namespace of the container's own.
 pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
-    const IPC: &[&str] = &[
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     for (name, value) in &host.sysctls {
         let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b'/');
         if name.is_empty()
@@ -241,20 +231,21 @@ pub(crate) fn check_sysctls(host: &HostConfig) -> Result<()> {
         {
             return Err(Error::invalid(format!("invalid sysctl: {name:?}")));
         }
-        let net = name.starts_with("net.");
-        let ipc = IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
-        if net && host.network_mode == "host" {
-            return Err(Error::invalid(format!(
-                "sysctl '{name}' not allowed in host network namespace"
-            )));
-        }
-        if ipc && host.ipc_mode == "host" {
-            return Err(Error::invalid(format!(
-                "sysctl '{name}' not allowed in host ipc namespace"
-            )));
-        }
-        if !net && !ipc && !hoy_weak::without(hoy_weak::Protection::Sysctls) {
-            return Err(Error::invalid(format!("sysctl '{name}' is not whitelisted")));
+        match SysctlScope::of(name) {
+            Some(SysctlScope::Network) if host.network_mode == "host" => {
+                return Err(Error::invalid(format!(
+                    "sysctl '{name}' not allowed in host network namespace"
+                )));
+            }
+            Some(SysctlScope::Ipc) if host.ipc_mode == "host" => {
+                return Err(Error::invalid(format!(
+                    "sysctl '{name}' not allowed in host ipc namespace"
+                )));
+            }
+            None if !hoy_weak::without(hoy_weak::Protection::Sysctls) => {
+                return Err(Error::invalid(format!("sysctl '{name}' is not whitelisted")));
+            }
+            _ => {}
         }
     }
     Ok(())

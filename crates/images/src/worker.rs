@@ -11,16 +11,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use hoy_sys::process;
+use hoy_jail::{Jail, WRITES_TREES};
 use hoy_types::Digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
-use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::{ImageError, Result, unpack};
 
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP.
-const CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31;
+const JAIL: Jail = Jail {
+    capabilities: WRITES_TREES,
+    address_space: 4 << 30,
+    open_files: Some(256),
+    writes: true,
+};
 /// A layer that takes longer is stuck.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -170,7 +173,8 @@ fn work(socket: &OwnedFd) -> io::Result<unpack::Unpacked> {
         // Without a jail `/` is the machine's.
         target
     } else {
-        jail(&target)?;
+        JAIL.around(target)?;
+        rustix::process::umask(rustix::fs::Mode::empty());
         rustix::fs::open(
             "/",
             rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
@@ -180,32 +184,4 @@ fn work(socket: &OwnedFd) -> io::Result<unpack::Unpacked> {
     unpack::apply(source, compressed, root.as_fd(), |directory| {
         hoy_sys::socket::send(socket.as_fd(), &[OPAQUE], &[directory.as_fd()]).map(drop)
     })
-}
-
-/// From here on there is only the directory.
-fn jail(directory: &OwnedFd) -> io::Result<()> {
-    process::unshare(process::NEWNS | process::NEWNET | process::NEWIPC | process::NEWUTS)?;
-    rustix::process::fchdir(directory)?;
-    rustix::process::chroot(".")?;
-    rustix::process::chdir("/")?;
-    rustix::process::umask(rustix::fs::Mode::empty());
-    // Address space, open files, core.
-    process::set_rlimit(9, 4 << 30, 4 << 30)?;
-    process::set_rlimit(7, 256, 256)?;
-    process::set_rlimit(4, 0, 0)?;
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    rustix::thread::set_no_new_privs(true)?;
-    for number in 0..64 {
-        if CAPABILITIES >> number & 1 == 0 {
-            let capability = CapabilitySet::from_bits_retain(1 << number);
-            if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
-                break;
-            }
-        }
-    }
-    let kept = CapabilitySet::from_bits_retain(CAPABILITIES);
-    let sets =
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets)?;
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod port;
 mod reference;
 mod signal;
 mod size;
+mod sysctl;
 mod time;
 mod ulimit;
 mod user;
@@ -28,6 +29,7 @@ pub use port::{
 pub use reference::{Reference, ReferenceError};
 pub use signal::{Signal, SignalError};
 pub use size::{SizeError, human_size, human_size_binary, parse_bytes};
+pub use sysctl::SysctlScope;
 pub use time::{TimeError, Timestamp};
 pub use ulimit::{check_ulimit, parse_ulimit, ulimit_number};
 pub use user::{UserError, UserRef, UserSpec};

@@ -23,7 +23,10 @@ use hoy_netlink::{NetlinkError, Socket};
 use hoy_types::PortSpec;
 use rustix::io::Errno;
 
-use super::{APART, Elements, Firewall, LINKS4, LINKS6, TABLE, protocol};
+use super::chains::APART;
+use super::elements::{Elements, protocol};
+use super::sets::{LINKS4, LINKS6};
+use super::{Firewall, TABLE};
 use crate::NetworkError;
 use crate::networks::PREFIX;
 use crate::sandbox::Endpoint;
