@@ -5,6 +5,7 @@
 
 mod again;
 mod health;
+mod unlink;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -86,6 +87,11 @@ pub(crate) enum Command {
     },
     Rename {
         name: String,
+        done: Done<()>,
+    },
+    /// One of its links is no more.
+    Unlink {
+        alias: String,
         done: Done<()>,
     },
     /// Limits that were checked for themselves.
@@ -327,6 +333,10 @@ impl Driver {
             Command::Exec { request, client, done } => self.exec(*request, client, done).await,
             Command::Rename { name, done } => {
                 let result = self.rename(name).await;
+                let _ = done.send(result);
+            }
+            Command::Unlink { alias, done } => {
+                let result = self.unlink(&alias).await;
                 let _ = done.send(result);
             }
             Command::Update { asked, done } => {

@@ -495,18 +495,18 @@ impl Networks {
         state.firewall.open_again(openings, isolated)
     }
 
+    /// Closes what was opened by these endpoints and to them, before what stays is opened again.
+    pub fn close_links(&self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+        self.state().close_links(endpoints)
+    }
+
     /// Takes endpoints back. Their interfaces go with their namespace, by the kernel; those beside
     /// the host's at once.
     pub fn release(&self, endpoints: &[Endpoint]) {
         let mut guard = self.state();
         let state = &mut *guard;
         state.close_ports(endpoints);
-        let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
-        for end in state.firewall.left_alone(gone) {
-            // It may be gone already.
-            let _ = state.route.set_bridge_port(&end, true, true);
-        }
-        if let Err(error) = state.firewall.close_ports(gone) {
+        if let Err(error) = state.close_links(endpoints) {
             tracing::warn!(%error, "ports stay open to a linked container");
         }
         for endpoint in endpoints {
@@ -928,6 +928,15 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn close_links(&mut self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+        let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
+        for end in self.firewall.left_alone(gone) {
+            // It may be gone already.
+            let _ = self.route.set_bridge_port(&end, true, true);
+        }
+        self.firewall.close_ports(gone)
     }
 
     fn close_ports(&mut self, endpoints: &[Endpoint]) {
