@@ -63,13 +63,14 @@ const HARMLESS: &[&str] = &[
     "image save",
 ];
 
+const EXPERIMENT: &str = "a daemon has it only with experiments";
 const NOT_YET: &str = " is not available yet";
 
 /// Routes that Docker's engine has in special cases only.
 fn special(path: &str) -> Option<&'static str> {
     match path {
         _ if path.starts_with("/debug/") => Some("a daemon has it only while it looks for faults"),
-        _ if path.contains("/checkpoints") => Some("a daemon has it only with experiments"),
+        _ if path.contains("/checkpoints") => Some(EXPERIMENT),
         _ => None,
     }
 }
@@ -104,7 +105,10 @@ fn ask(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
 fn route(daemon: &Daemon, method: &str, path: &str) -> State {
     let (status, message) = ask(daemon, method, path);
     match status {
-        501 => State::Unbuilt(message.trim_end_matches(NOT_YET).to_owned()),
+        501 => match special(path) {
+            Some(why) if !message.contains(NOT_YET) => State::Refused(why.to_owned()),
+            _ => State::Unbuilt(message.trim_end_matches(NOT_YET).to_owned()),
+        },
         404 if message == "page not found" || method == "HEAD" && message.is_empty() => {
             // A path that is not there at all answers the same.
             let unknown = method != "HEAD" || ask(daemon, "GET", path).1 == "page not found";
@@ -271,6 +275,9 @@ fn refuses(daemon: &Daemon, canonical: &str, flag: &str, kind: &str) -> Option<S
     args.extend(if canonical.ends_with("ls") { &[][..] } else { &["nosuch"] });
     args.extend((canonical == "container exec").then_some("true"));
     let error = daemon.hoy(&args).run().stderr;
+    if error.contains("is only supported on a Docker daemon with experimental features") {
+        return Some(State::Refused(EXPERIMENT.to_owned()));
+    }
     let line = error.lines().find(|line| line.contains(NOT_YET))?;
     Some(State::Unbuilt(line.trim_start_matches("hoy: ").replace(NOT_YET, "")))
 }
@@ -322,7 +329,11 @@ fn command_line(daemon: &Daemon) -> Vec<Row> {
         let canonical = known.map_or(path, |fields| fields[1].as_str());
         let built =
             path.is_empty() || marks.contains(['b', 'g']) || matches!(path, "help" | "completion");
-        let state = if built { State::Done } else { State::Unbuilt(String::new()) };
+        let state = match built {
+            _ if marks.contains('x') => State::Refused(EXPERIMENT.to_owned()),
+            true => State::Done,
+            false => State::Unbuilt(String::new()),
+        };
         let table = if path.is_empty() { "global" } else { canonical };
         let ours = flags_of(table);
         let mut states = BTreeMap::new();

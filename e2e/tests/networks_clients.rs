@@ -235,6 +235,10 @@ fn play(
 
 /// Each client has its own name.
 fn as_docker(text: &str) -> String {
+    let text = match text.strip_prefix("hoy ") {
+        Some(rest) => format!("docker {rest}"),
+        None => text.to_owned(),
+    };
     let text = text.replace("hoy: ", "docker: ").replace("'hoy ", "'docker ");
     text.replace(" hoy ", " docker ").replace("\"hoy ", "\"docker ")
 }

@@ -39,10 +39,11 @@ pub(crate) async fn route(
         ("POST", ["containers", id, "wait"]) => wait(engine, conn, id, query).await,
         ("POST", ["containers", id, action]) => act(engine, conn, head, id, action, query).await?,
         ("DELETE", ["containers", id]) => {
-            if query.flag("link") {
-                return Some(Err(ApiError::new(501, "removing a link is not available yet")));
-            }
-            match engine.remove(id, query.flag("force"), query.flag("v")).await {
+            let removed = match query.flag("link") {
+                true => engine.unlink(id).await,
+                false => engine.remove(id, query.flag("force"), query.flag("v")).await,
+            };
+            match removed {
                 Ok(()) => conn.empty(204).await,
                 Err(error) => Err(error.into()),
             }
@@ -93,6 +94,10 @@ async fn act(
         Err(error) => return Some(Err(error)),
     };
     let result = match action {
+        "start" if !query.text("checkpoint").is_empty() => {
+            let text = "checkpoint is only supported in experimental mode";
+            return Some(Err(ApiError::bad(text)));
+        }
         "start" => engine.start(id).await,
         "stop" => {
             return Some(match engine.stop(id, signal, timeout, head.hoy).await {

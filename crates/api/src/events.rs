@@ -46,13 +46,11 @@ fn message(event: &Happening) -> wire::EventMessage {
 struct Filter(Vec<(String, Vec<String>)>);
 
 impl Filter {
-    fn new(mut pairs: Vec<(String, Vec<String>)>) -> Result<Self, ApiError> {
+    /// Docker takes no notice of names that it does not know, and clients rely on it.
+    fn new(mut pairs: Vec<(String, Vec<String>)>) -> Self {
         let known = |name: &str| OBJECTS.contains(&name) || OTHERS.contains(&name);
-        if let Some((name, _)) = pairs.iter().find(|(name, _)| !known(name)) {
-            return Err(ApiError::bad(format!("invalid filter '{name}'")));
-        }
-        pairs.retain(|(_, values)| !values.is_empty());
-        Ok(Self(pairs))
+        pairs.retain(|(name, values)| known(name) && !values.is_empty());
+        Self(pairs)
     }
 
     /// Values of one filter: any, but all labels; filters: all.
@@ -115,7 +113,7 @@ pub(crate) async fn events(
     head: &Head,
     query: &Query,
 ) -> Outcome {
-    let filter = Filter::new(query.filters()?)?;
+    let filter = Filter::new(query.filters()?);
     let (since, until) = (moment(query, "since")?, moment(query, "until")?);
     if let (Some(first), Some(last)) = (since, until)
         && last < first

@@ -48,6 +48,10 @@ pub(crate) const NO_SWARM: &str = "This node is not a swarm manager. Use \"docke
                                    \"docker swarm join\" to connect this node to swarm and try \
                                    again.";
 
+/// Docker's answer, as long as nobody asked for its experiments.
+const EXPERIMENTAL: &str = "This experimental feature is disabled by default. Start the Docker \
+                            daemon in experimental mode in order to enable it.";
+
 /// What hoy will have, by the beginning of its path.
 fn unbuilt(parts: &[&str]) -> Option<&'static str> {
     Some(match parts {
@@ -67,6 +71,8 @@ fn unbuilt(parts: &[&str]) -> Option<&'static str> {
 /// Questions that have a true answer although the kind of object is not built: there is none.
 fn absent(method: &str, parts: &[&str]) -> Option<ApiError> {
     match (method, parts) {
+        ("GET" | "POST", ["containers", _, "checkpoints"])
+        | ("DELETE", ["containers", _, "checkpoints", _]) => Some(ApiError::new(501, EXPERIMENTAL)),
         ("GET", ["plugins", name @ .., "json"]) => {
             Some(ApiError::new(404, format!("plugin \"{}\" not found", name.join("/"))))
         }
@@ -75,6 +81,25 @@ fn absent(method: &str, parts: &[&str]) -> Option<ApiError> {
         }
         _ => None,
     }
+}
+
+/// A container's name may be one that another has for it, with a slash: `PARENT/ALIAS`.
+fn with_whole_name(method: &str, parts: Vec<String>) -> Vec<String> {
+    let texts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    // What follows the name.
+    let after = match texts.as_slice() {
+        ["containers", _, .., "checkpoints", _] | ["containers", _, .., "attach", "ws"] => 2,
+        ["containers", ..] if method == "DELETE" => 0,
+        ["containers", ..] => 1,
+        _ => return parts,
+    };
+    let end = parts.len().saturating_sub(after);
+    if end < 3 {
+        return parts;
+    }
+    let mut out = vec![parts[0].clone(), parts[1..end].join("/")];
+    out.extend_from_slice(&parts[end..]);
+    out
 }
 
 /// Handles one request. `None` when the connection was handed over.
@@ -87,6 +112,7 @@ pub(crate) async fn handle(
         Ok(parts) => parts,
         Err(error) => return Some((conn, Err(error))),
     };
+    let parts = with_whole_name(&head.method, parts);
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let query = Query::parse(&head.query);
     let method = head.method.as_str();
@@ -142,4 +168,28 @@ async fn grow(engine: &Engine, conn: &mut Conn, kind: &str, name: &str, query: &
         _ => engine.volume_grow(name, &size).await?,
     }
     conn.empty(204).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_slashes() {
+        for (method, path, is) in [
+            ("GET", "containers|json", "containers|json"),
+            ("GET", "containers|a|json", "containers|a|json"),
+            ("GET", "containers|a|b|json", "containers|a/b|json"),
+            ("DELETE", "containers|a|b", "containers|a/b"),
+            ("DELETE", "containers|a", "containers|a"),
+            ("DELETE", "containers|a|checkpoints|b", "containers|a|checkpoints|b"),
+            ("GET", "containers|a|b|attach|ws", "containers|a/b|attach|ws"),
+            ("POST", "containers|a|attach", "containers|a|attach"),
+            ("POST", "containers", "containers"),
+            ("GET", "images|a|b|json", "images|a|b|json"),
+        ] {
+            let parts = path.split('|').map(str::to_owned).collect();
+            assert_eq!(with_whole_name(method, parts).join("|"), is, "{method} {path}");
+        }
+    }
 }

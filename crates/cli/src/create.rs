@@ -21,11 +21,6 @@ pub fn body(flags: &Parsed, image: &str, command: &[String], detached: bool) -> 
     if flags.switch("rm") && flags.given("restart") && flags.text("restart") != "no" {
         return Err("conflicting options: cannot specify both --restart and --rm".to_owned());
     }
-    for gone in ["use-api-socket"] {
-        if flags.switch(gone) {
-            return Err(format!("--{gone} is not available yet"));
-        }
-    }
     let shared =
         |mode: &str| mode.split_once(':').is_some_and(|(k, v)| k == "container" && !v.is_empty());
     if !matches!(flags.text("pid"), "" | "host") && !shared(flags.text("pid")) {

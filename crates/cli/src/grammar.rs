@@ -70,6 +70,11 @@ impl Command {
         self.marks.contains('a')
     }
 
+    /// Docker's engines have it only with experiments.
+    pub fn is_experiment(&self) -> bool {
+        self.marks.contains('x')
+    }
+
     /// Is listed first in the help.
     pub fn is_common(&self) -> bool {
         self.marks.contains('c')

@@ -6,6 +6,7 @@
 // The create request is one document of some seventy fields.
 #![recursion_limit = "256"]
 
+mod api_socket;
 mod autostart;
 mod commands;
 mod completion;
@@ -14,6 +15,7 @@ mod contexts;
 mod create;
 mod csv;
 mod device_requests;
+mod experiments;
 mod failure;
 mod format;
 mod go_path;
@@ -127,10 +129,13 @@ fn run(words: &[String]) -> Result<u8> {
         return Ok(code);
     }
     let (command, rest) = find(args)?;
+    let asks_for_help = rest.iter().take_while(|w| *w != "--").any(|w| w == "--help");
+    if command.is_experiment() {
+        return experiments::command(&command, asks_for_help, &global);
+    }
     if command.is_group() {
         return group(&command, rest);
     }
-    let asks_for_help = rest.iter().take_while(|w| *w != "--").any(|w| w == "--help");
     if !command.is_built() {
         if asks_for_help {
             return print(&help::of_command(&command)).map(|()| 0);
@@ -244,6 +249,7 @@ fn help_on(words: &[String], all: &[String], global: &Parsed) -> Result<u8> {
         return print(&help::of_program(global)).map(|()| 0);
     };
     match find(words) {
+        Ok((command, _)) if command.is_experiment() => experiments::command(&command, true, global),
         Ok((command, rest)) if first != "buildx" && (rest.is_empty() || !command.is_group()) => {
             print(&help::of_command(&command)).map(|()| 0)
         }

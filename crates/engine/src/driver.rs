@@ -12,6 +12,7 @@ mod networks;
 mod sessions;
 mod start;
 mod supervisor;
+mod unlink;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -68,6 +69,11 @@ pub(crate) enum Command {
     },
     Rename {
         name: String,
+        done: Done<()>,
+    },
+    /// One of its links is no more.
+    Unlink {
+        alias: String,
         done: Done<()>,
     },
     /// Limits that were checked for themselves.
@@ -314,6 +320,10 @@ impl Driver {
             Command::Exec { request, client, done } => self.exec(*request, client, done).await,
             Command::Rename { name, done } => {
                 let result = self.rename(name).await;
+                let _ = done.send(result);
+            }
+            Command::Unlink { alias, done } => {
+                let result = self.unlink(&alias).await;
                 let _ = done.send(result);
             }
             Command::Update { asked, done } => {

@@ -63,6 +63,17 @@ pub fn relinked(text: &str, aliases: &[&str], address: IpAddr) -> Option<String>
     changed.then_some(out)
 }
 
+/// A hosts file without the line whose first name is this; `None` if it has none.
+pub fn unlinked(text: &str, alias: &str) -> Option<String> {
+    let is = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.next().is_some_and(|first| first.parse::<IpAddr>().is_ok())
+            && words.next() == Some(alias)
+    };
+    let out: String = text.split_inclusive('\n').filter(|line| !is(line)).collect();
+    (out.len() != text.len()).then_some(out)
+}
+
 /// What a person or the daemon's settings say about DNS; empty lists mean the host's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DnsOverrides {
@@ -194,6 +205,9 @@ mod tests {
         assert_eq!(relinked(text, &["db"], address), Some(told.clone()));
         assert_eq!(relinked(&told, &["db"], address), None);
         assert_eq!(relinked(text, &["other"], address), None);
+        let without = "127.0.0.1\tlocalhost\n10.0.0.1 mine # db\n";
+        assert_eq!(unlinked(text, "db").as_deref(), Some(without));
+        assert_eq!(unlinked(text, "12ab"), None);
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! `--link` on the default bridge: names in the hosts file and facts in the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use hoy_network::Endpoint;
-use hoy_types::PortSpec;
+use hoy_types::{ContainerId, PortSpec};
 use hoy_wire::HostConfig;
 
-use crate::engine::{Inner, hostname};
+use crate::driver::Command;
+use crate::engine::{Engine, Inner, hostname};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::networks::network_error;
 use crate::record::{NetworkMode, Record};
+use crate::registry::Handle;
 
 /// A container may write whatever it likes into its hosts file.
 const MAX_HOSTS: u64 = 1 << 20;
@@ -24,14 +26,41 @@ pub(crate) struct Link {
     pub environment: Vec<(String, String)>,
 }
 
+/// The links of the default bridge; those of other networks are their endpoints'.
+fn of_the_bridge(record: &Record) -> impl Iterator<Item = (&str, &str)> {
+    let host = Some(&record.host).filter(|host| host.network_mode == "bridge");
+    let links = host.into_iter().flat_map(|host| host.links.iter().flatten());
+    links.filter_map(|link| split(link).ok())
+}
+
+/// Whom a container knows by this alias.
+pub(crate) fn linked_as<'a>(record: &'a Record, alias: &str) -> Option<&'a str> {
+    of_the_bridge(record).find(|(_, known)| *known == alias).map(|(name, _)| name)
+}
+
 /// `name:alias`, or the name for both.
-fn split(link: &str) -> Result<(&str, &str)> {
+pub(crate) fn split(link: &str) -> Result<(&str, &str)> {
     let (name, alias) = link.split_once(':').unwrap_or((link, link));
     let (name, alias) = (name.trim_start_matches('/'), alias.trim_start_matches('/'));
     if name.is_empty() || alias.is_empty() || alias.contains(':') {
         return Err(Error::invalid(format!("bad format for links: {link}")));
     }
     Ok((name, alias))
+}
+
+impl Engine {
+    /// Takes a name away that one container has for another: `PARENT/ALIAS`.
+    pub async fn unlink(&self, name: &str) -> Result<()> {
+        self.find(name)?;
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let Some((parent, alias)) = name.split_once('/') else {
+            let text = "Conflict, cannot remove the default link name of the container";
+            return Err(Error::system(text));
+        };
+        let parent = self.find(parent)?;
+        let alias = alias.to_owned();
+        parent.ask(|done| Command::Unlink { alias, done }).await
+    }
 }
 
 impl Inner {
@@ -61,16 +90,45 @@ impl Inner {
     /// The links of the default bridge as Docker shows them; those of other networks are their
     /// endpoints'.
     pub fn shown_links(&self, record: &Record) -> Option<Vec<String>> {
-        if record.host.network_mode != "bridge" {
-            return None;
-        }
-        let shown = |link: &String| {
-            let (name, alias) = split(link).ok()?;
+        let shown = |(name, alias)| {
             let other = self.registry.find(name).ok()?;
             Some(format!("/{}:/{}/{alias}", other.record().name, record.name))
         };
-        let all: Vec<_> = record.host.links.iter().flatten().filter_map(shown).collect();
+        let all: Vec<_> = of_the_bridge(record).filter_map(shown).collect();
         (!all.is_empty()).then_some(all)
+    }
+
+    /// The names that containers have for others: `/PARENT/ALIAS`, by whom they mean.
+    pub fn linked_names(&self, all: &[Handle]) -> HashMap<ContainerId, Vec<String>> {
+        let mut out: HashMap<ContainerId, Vec<String>> = HashMap::new();
+        for handle in all {
+            let record = handle.record();
+            for (name, alias) in of_the_bridge(&record) {
+                if let Ok(other) = self.registry.find(name) {
+                    out.entry(other.id).or_default().push(format!("/{}/{alias}", record.name));
+                }
+            }
+        }
+        out
+    }
+
+    /// Somebody's container that runs has one link less: what only that opened is closed, and the
+    /// hosts file has the name no more. Blocks.
+    pub fn forget_link(&self, record: &Record, alias: &str) -> Result<()> {
+        let endpoints = &record.network.endpoints;
+        if let Some(own) = self.apart_on_the_bridge(endpoints) {
+            self.network.close_links(std::slice::from_ref(own)).map_err(network_error)?;
+            self.open_links(record, endpoints)?;
+        }
+        if record.network.mode != NetworkMode::Networks || self.has_names(record) {
+            return Ok(());
+        }
+        let path = self.files_of_the_network(record).join("hosts");
+        let changed = change(&path, |text| files::unlinked(text, alias));
+        if let Err(error) = changed {
+            tracing::warn!(container = record.id.short(), %error, "names of a linked container");
+        }
+        Ok(())
     }
 
     /// The linked containers as they are now.
@@ -194,7 +252,8 @@ impl Inner {
                 .map(|(_, alias)| alias)
                 .collect();
             let path = self.files_of_the_network(&other).join("hosts");
-            if let Err(error) = rewrite(&path, &aliases, cidr.address) {
+            let changed = change(&path, |text| files::relinked(text, &aliases, cidr.address));
+            if let Err(error) = changed {
                 tracing::warn!(container = other.id.short(), %error, "address of a linked container");
             }
         }
@@ -209,8 +268,8 @@ impl Inner {
     }
 }
 
-/// Gives names of a hosts file another address. The file stays the one that is mounted.
-fn rewrite(path: &std::path::Path, aliases: &[&str], address: IpAddr) -> std::io::Result<()> {
+/// Changes a hosts file. It stays the one that is mounted.
+fn change(path: &std::path::Path, act: impl FnOnce(&str) -> Option<String>) -> std::io::Result<()> {
     use std::io::{Read as _, Seek as _, Write as _};
     let mut file = std::fs::File::options().read(true).write(true).open(path)?;
     if file.metadata()?.len() > MAX_HOSTS {
@@ -218,7 +277,7 @@ fn rewrite(path: &std::path::Path, aliases: &[&str], address: IpAddr) -> std::io
     }
     let mut text = String::new();
     (&file).take(MAX_HOSTS).read_to_string(&mut text)?;
-    let Some(text) = files::relinked(&text, aliases, address) else { return Ok(()) };
+    let Some(text) = act(&text) else { return Ok(()) };
     // Over what is there: on a full disk it stays what it was.
     file.rewind()?;
     file.write_all(text.as_bytes())?;

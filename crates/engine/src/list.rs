@@ -43,13 +43,19 @@ impl Engine {
         let filter = Filter::new(&options.filters, &Lookup(self))?;
         let all = options.all || options.limit > 0 || filter.names_a_state();
         let mut out = Vec::new();
-        for handle in self.inner.registry.all() {
+        let all_there = self.inner.registry.all();
+        let mut linked = self.inner.linked_names(&all_there);
+        for handle in all_there {
             let record = handle.record();
             if (all || record.state.phase.is_up()) && filter.admits(&record, &self.inner) {
                 let mut shown = show::summary(&self.inner, &record);
                 if options.size {
                     (shown.size_rw, shown.size_root_fs) =
                         self.container_size(handle.id.as_str(), &record.image);
+                }
+                if let (Some(names), Some(more)) = (&mut shown.names, linked.remove(&handle.id)) {
+                    names.extend(more);
+                    names.sort();
                 }
                 out.push(shown);
             }

@@ -133,7 +133,19 @@ impl Registry {
                     _ => {}
                 }
             }
+            if let Some(handle) = linked(tables, name) {
+                return Ok(handle.clone());
+            }
             Err(Error::not_found(format!("No such container: {text}")))
         })
     }
+}
+
+/// By the name that another container has for it: `PARENT/ALIAS`.
+fn linked<'a>(tables: &'a Tables, name: &str) -> Option<&'a Handle> {
+    let (parent, alias) = name.split_once('/')?;
+    let parent = tables.names.get(parent).and_then(|id| tables.by_id.get(id))?.record();
+    let name = crate::links::linked_as(&parent, alias)?;
+    let by_name = tables.names.get(name).and_then(|id| tables.by_id.get(id));
+    by_name.or_else(|| tables.by_id.get(&name.parse::<ContainerId>().ok()?))
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::run::{attach as attach_to, container};
 use super::{App, segment};
 use crate::create::Attached;
+use crate::experiments;
 use crate::failure::{Failure, Result};
 use crate::format::table;
 use crate::session::{End, Running, Session};
@@ -13,9 +14,9 @@ use crate::{print, say, terminal};
 /// `start`: one after another, or one with its streams attached.
 pub fn start(app: &App<'_>) -> Result<u8> {
     let attached = app.flags.switch("attach") || app.flags.switch("interactive");
-    for unbuilt in ["checkpoint", "checkpoint-dir"] {
-        if app.flags.given(unbuilt) {
-            return Err(Failure::new(format!("--{unbuilt} is not available yet")));
+    for flag in ["checkpoint", "checkpoint-dir"] {
+        if app.flags.given(flag) {
+            return Err(experiments::flag(&app.client, flag)?);
         }
     }
     if !attached {

@@ -7,6 +7,7 @@ use hoy_client::{ClientError, Response};
 use serde_json::Value;
 
 use super::{App, explain, segment};
+use crate::api_socket;
 use crate::create::{self, Attached};
 use crate::failure::{Failure, Result};
 use crate::networking;
@@ -21,7 +22,7 @@ pub fn create(app: &App<'_>) -> Result<u8> {
     let mut body = create::body(app.flags, app.arg(0), &app.args()[1..], false)
         .map_err(|text| app.run_failure(text, 125))?;
     give_proxies(app, &mut body);
-    let id = make(app, &body).map_err(|failure| decorate(app, failure, 1))?;
+    let id = make(app, &mut body).map_err(|failure| decorate(app, failure, 1))?;
     print(&format!("{id}\n")).map(|()| 0)
 }
 
@@ -62,7 +63,7 @@ pub fn run(app: &App<'_>) -> Result<u8> {
     }
     // Bad keys cost nothing when they are seen before anything is made.
     let (keys_text, keys) = app.detach_keys().map_err(|f| app.run_failure(f, 125))?;
-    let id = make(app, &body).map_err(|failure| decorate(app, failure, 125))?;
+    let id = make(app, &mut body).map_err(|failure| decorate(app, failure, 125))?;
     let object = format!("/containers/{id}");
     if !(streams.stdin || streams.stdout || streams.stderr) {
         app.client
@@ -170,7 +171,7 @@ fn decorate(app: &App<'_>, failure: Failure, code: u8) -> Failure {
 }
 
 /// Creates the container, fetching the image where it is missing.
-fn make(app: &App<'_>, body: &Value) -> Result<String> {
+fn make(app: &App<'_>, body: &mut Value) -> Result<String> {
     let flags = app.flags;
     let mut id_file = IdFile::open(flags.text("cidfile"))?;
     let image = app.arg(0);
@@ -190,6 +191,12 @@ fn make(app: &App<'_>, body: &Value) -> Result<String> {
             say(&format!("WARNING: Localhost DNS ({address}) may fail in containers."));
         }
     }
+    let mut credentials = None;
+    if flags.switch("use-api-socket") {
+        let host = app.client.endpoint().to_string();
+        credentials = api_socket::prepare(body, &host, &app.config()).map_err(Failure::new)?;
+    }
+    let body = &*body;
     if pull == "always" {
         fetch(app, image)?;
     }
@@ -212,7 +219,23 @@ fn make(app: &App<'_>, body: &Value) -> Result<String> {
     }
     let id = answer["Id"].as_str().unwrap_or_default().to_owned();
     id_file.write(&id)?;
+    if let Some(credentials) = credentials {
+        give(app, &id, &credentials).map_err(|error| {
+            let text = "injecting docker config.json into container failed: copying config.json \
+                        into container failed";
+            Failure::new(format!("{text}: {error}"))
+        })?;
+    }
     Ok(id)
+}
+
+/// A container's own settings for a client in it.
+fn give(app: &App<'_>, id: &str, settings: &Value) -> Result<()> {
+    let archive = api_socket::archive(settings).map_err(|error| Failure::new(error.to_string()))?;
+    let request = app.client.request("PUT", format!("/containers/{id}/archive"));
+    let request = request.query("noOverwriteDirNonDir", "true").query("path", "/");
+    request.stream("text/plain", &mut archive.as_slice()).send()?;
+    Ok(())
 }
 
 fn request(app: &App<'_>, body: &Value) -> std::result::Result<Value, ClientError> {

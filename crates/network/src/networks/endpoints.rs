@@ -157,12 +157,7 @@ impl Networks {
         let mut guard = self.state();
         let state = &mut *guard;
         state.close_ports(endpoints);
-        let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
-        for end in state.firewall.left_alone(gone) {
-            // It may be gone already.
-            let _ = state.route.set_bridge_port(&end, true, true);
-        }
-        if let Err(error) = state.firewall.close_ports(gone) {
+        if let Err(error) = state.close_links(endpoints) {
             tracing::warn!(%error, "ports stay open to a linked container");
         }
         for endpoint in endpoints {

@@ -38,6 +38,11 @@ impl Networks {
         Ok(())
     }
 
+    /// Closes what was opened by these endpoints and to them, before what stays is opened again.
+    pub fn close_links(&self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+        self.state().close_links(endpoints)
+    }
+
     /// What was opened before this daemon began, and nothing else, to and from all that `running`.
     pub fn link_again(
         &self,
@@ -62,6 +67,15 @@ impl Networks {
 }
 
 impl State {
+    pub(super) fn close_links(&mut self, endpoints: &[Endpoint]) -> Result<(), NetworkError> {
+        let gone = |id: &str| endpoints.iter().any(|endpoint| endpoint.id == id);
+        for end in self.firewall.left_alone(gone) {
+            // It may be gone already.
+            let _ = self.route.set_bridge_port(&end, true, true);
+        }
+        self.firewall.close_ports(gone)
+    }
+
     fn opening(&self, link: &Link<'_>) -> Option<Opening> {
         let apart = self.nets.get(&link.from.network).is_some_and(Net::keeps_apart);
         (apart && link.from.network == link.to.network).then(|| Opening {
