@@ -156,6 +156,17 @@ fn runtime(settings: &mut Settings, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// `name=true`; a name alone turns it on.
+fn feature(settings: &mut Settings, text: &str) -> Result<(), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, "true"));
+    let on = boolean(value)?;
+    if on && name != "cdi" {
+        return Err(format!("the feature {name} is not available yet"));
+    }
+    settings.features.insert(name.to_owned(), on);
+    Ok(())
+}
+
 fn host(text: &str) -> Result<String, String> {
     match text.split_once("://") {
         None if text.starts_with('/') => Ok(format!("unix://{text}")),
@@ -821,7 +832,14 @@ pub(crate) const KEYS: &[Key] = &[
         "Directory of CDI documents (default /etc/cdi and /var/run/cdi)",
     ),
     unavailable("experimental", "experimental", Kind::Bool),
-    unavailable("feature", "features", Kind::Any),
+    key(
+        "feature",
+        "",
+        "features",
+        Kind::Map,
+        Effect::Set(feature),
+        "Turn a feature on or off: cdi (default true)",
+    ),
     unavailable("http-proxy", "http-proxy", Kind::Text),
     unavailable("https-proxy", "https-proxy", Kind::Text),
     unavailable("no-proxy", "no-proxy", Kind::Text),

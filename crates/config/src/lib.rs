@@ -67,6 +67,8 @@ pub struct Settings {
     pub default_ipc_mode: String,
     /// Where CDI documents lie; empty for Docker's own places.
     pub cdi_spec_dirs: Vec<String>,
+    /// Docker's `features`, as far as somebody has said something of them.
+    pub features: BTreeMap<String, bool>,
     pub default_cgroupns_mode: String,
     /// Soft and hard limit by name.
     pub default_ulimits: BTreeMap<String, (i64, i64)>,
@@ -162,6 +164,7 @@ impl Default for Settings {
             default_shm_size: 64 << 20,
             default_ipc_mode: "private".to_owned(),
             cdi_spec_dirs: Vec::new(),
+            features: BTreeMap::new(),
             default_cgroupns_mode: "private".to_owned(),
             instant_stop: InstantStop::Hoy,
             default_ulimits: BTreeMap::new(),

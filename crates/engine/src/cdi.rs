@@ -1,6 +1,6 @@
 //! Devices by name (Container Device Interface): what the host's documents say that they need.
 //!
-//! Documents are JSON files of the directories that the daemon's settings name; later directories
+//! Documents are JSON and YAML files of the directories that the daemon's settings name; later directories
 //! win. What they ask for is a node, a mount, a variable or a group: a hook is a program of theirs,
 //! which nobody here runs, and is refused by name.
 
@@ -102,7 +102,7 @@ pub(crate) fn edits(host: &HostConfig, settings: &Settings) -> Result<Edits> {
     let known = read(&directories(settings));
     let mut kinds: Vec<String> = Vec::new();
     for request in requests {
-        for name in names(request, &known)? {
+        for name in names(request, &known, is_on(settings))? {
             let unknown = || injection(format!("unresolvable CDI devices {name}"));
             let [of_kind, own] = known.get(&name).ok_or_else(unknown)?;
             let kind = name.split('=').next().unwrap_or_default().to_owned();
@@ -117,8 +117,16 @@ pub(crate) fn edits(host: &HostConfig, settings: &Settings) -> Result<Edits> {
     Ok(out)
 }
 
+/// Unless the daemon's features say otherwise.
+fn is_on(settings: &Settings) -> bool {
+    settings.features.get("cdi").copied().unwrap_or(true)
+}
+
 /// Where documents are looked for.
 pub(crate) fn directories(settings: &Settings) -> Vec<PathBuf> {
+    if !is_on(settings) {
+        return Vec::new();
+    }
     if settings.cdi_spec_dirs.is_empty() {
         return DIRECTORIES.iter().map(PathBuf::from).collect();
     }
@@ -130,10 +138,10 @@ fn injection(text: String) -> Error {
 }
 
 /// The devices that a request means.
-fn names(request: &DeviceRequest, known: &Known) -> Result<Vec<String>> {
+fn names(request: &DeviceRequest, known: &Known, on: bool) -> Result<Vec<String>> {
     let ids = request.device_ids.clone().unwrap_or_default();
     let capabilities = request.capabilities.as_deref().unwrap_or_default();
-    if request.driver == "cdi" {
+    if request.driver == "cdi" && on {
         if request.count != 0 {
             return Err(Error::invalid("unexpected count in CDI device request"));
         }
@@ -242,14 +250,11 @@ fn read(directories: &[PathBuf]) -> Known {
         files.sort();
         for path in files {
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => match parse(&path) {
+                // As the specification has it: no other endings.
+                Some(ending @ ("json" | "yaml")) => match parse(&path, ending == "yaml") {
                     Ok(spec) => learn(spec, &mut known),
                     Err(reason) => tracing::warn!(path = %path.display(), reason, "CDI document"),
                 },
-                Some("yaml" | "yml") => {
-                    let reason = "documents are read as JSON only";
-                    tracing::warn!(path = %path.display(), reason, "CDI document");
-                }
                 _ => {}
             }
         }
@@ -257,17 +262,29 @@ fn read(directories: &[PathBuf]) -> Known {
     known
 }
 
-fn parse(path: &Path) -> std::result::Result<Spec, String> {
+fn parse(path: &Path, yaml: bool) -> std::result::Result<Spec, String> {
     let meta = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !meta.is_file() || meta.len() > MAX_SPEC {
         return Err("no file of a usual size".to_owned());
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let spec: Spec = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let spec: Spec = match yaml {
+        true => of_yaml(&bytes)?,
+        false => serde_json::from_slice(&bytes).map_err(|error| error.to_string())?,
+    };
     match spec.kind.split_once('/') {
         Some((vendor, class)) if !vendor.is_empty() && !class.is_empty() => Ok(spec),
         _ => Err(format!("invalid kind {:?}", spec.kind)),
     }
+}
+
+/// As Go's library reads it, which takes 0660 for a number of eight digits.
+fn of_yaml(bytes: &[u8]) -> std::result::Result<Spec, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let spec = serde_saphyr::from_str_with_options(text, options);
+    // Its messages show the lines around an error: the first one says what it is.
+    spec.map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 fn learn(spec: Spec, known: &mut Known) {
@@ -312,6 +329,14 @@ mod tests {
                     {"hookName": "createContainer", "path": "/bin/evil"}]}}]}"#,
         );
         put("broken.json", "{");
+        put("broken.yaml", "kind: [");
+        put("other.yml", "kind: c.d/e\ndevices: [{name: x}]");
+        put(
+            "b.yaml",
+            "cdiVersion: 0.6.0\nkind: a.b/c\ndevices:\n- name: \"1\"\n  containerEdits:\n    \
+             env: [\"TWO=2\"]\n    deviceNodes:\n    - path: /dev/two\n      hostPath: /dev/zero\n      \
+             fileMode: 0600\n      permissions: r\n",
+        );
         let settings = Settings {
             cdi_spec_dirs: vec![directory.path().display().to_string()],
             ..Settings::default()
@@ -329,7 +354,12 @@ mod tests {
             assert!(found.mounts[0].readonly && found.mounts[0].target == "/x");
             assert_eq!(found.groups.len(), 1);
         }
+        let found = of(asked("cdi", 0, &["a.b/c=1"], "")).unwrap();
+        assert_eq!(found.environment, ["TWO=2"]);
+        let (node, rule) = (&found.devices.nodes[0], &found.devices.rules[0]);
+        assert_eq!((node.mode & 0o7777, rule.access.as_str()), (0o600, "r"));
         for (request, says) in [
+            (asked("cdi", 0, &["c.d/e=x"], ""), "unresolvable CDI devices c.d/e=x"),
             (asked("cdi", 0, &["a.b/c=d"], ""), "unresolvable CDI devices a.b/c=d"),
             (asked("cdi", 1, &["nvidia.com/gpu=0"], ""), "unexpected count"),
             (asked("", -1, &[], "gpu"), "createContainer hook /bin/evil is not available"),
@@ -342,6 +372,14 @@ mod tests {
             let error = of(request).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+        let off = Settings { features: [("cdi".to_owned(), false)].into(), ..settings.clone() };
+        assert!(directories(&off).is_empty());
+        let host = HostConfig {
+            device_requests: Some(vec![asked("cdi", 0, &["a.b/c=1"], "")]),
+            ..HostConfig::default()
+        };
+        let text = edits(&host, &off).unwrap_err().to_string();
+        assert!(text.contains("could not select device driver \"cdi\""), "{text}");
         let none = Settings { cdi_spec_dirs: vec![String::new()], ..Settings::default() };
         let host = HostConfig {
             device_requests: Some(vec![asked("", -1, &[], "gpu")]),

@@ -49,7 +49,6 @@ fn told(settings: &Settings) -> BTreeMap<String, String> {
     let runtimes = names.into_iter().chain(others).collect::<Vec<_>>().join(" ");
     let mut all: BTreeMap<String, String> = [
         ("authorization-plugins", "[]"),
-        ("features", "{}"),
         ("insecure-registries", "[]"),
         ("live-restore", "true"),
         ("max-concurrent-downloads", "3"),
@@ -67,6 +66,8 @@ fn told(settings: &Settings) -> BTreeMap<String, String> {
     all.insert("default-runtime".to_owned(), settings.default_runtime.clone());
     all.insert("default-ipc-mode".to_owned(), settings.default_ipc_mode.clone());
     all.insert("default-shm-size".to_owned(), settings.default_shm_size.to_string());
+    let features = serde_json::to_string(&settings.features).unwrap_or_default();
+    all.insert("features".to_owned(), features);
     all.insert("labels".to_owned(), list(&settings.labels));
     all.insert("name".to_owned(), host_name());
     all.insert("runtimes".to_owned(), runtimes);
