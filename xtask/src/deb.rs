@@ -19,11 +19,20 @@ const COMPLETION: [(&str, &str); 3] = [
     ("zsh", "usr/share/zsh/vendor-completions/_hoy"),
     ("fish", "usr/share/fish/vendor_completions.d/hoy.fish"),
 ];
+/// bash completes another word for a command by that word.
+const ALIAS: &str = "usr/share/bash-completion/completions/_docker";
 
-/// Builds the programs and the package into a directory.
+/// Builds the programs, if HOY_PROGRAMS does not say where some are, and the package into a
+/// directory.
 pub fn task(directory: &str) -> Result<()> {
-    let built = programs::target_directory().join("dist-programs");
-    programs::build_into(&built, Effort::Dist)?;
+    let built = match std::env::var_os("HOY_PROGRAMS") {
+        Some(built) => PathBuf::from(built),
+        None => {
+            let built = programs::target_directory().join("dist-programs");
+            programs::build_into(&built, Effort::Dist)?;
+            built
+        }
+    };
     let path = package(&built, Path::new(directory))?;
     say(&format!("made {}", path.display()));
     Ok(())
@@ -50,6 +59,8 @@ pub fn package(built: &Path, directory: &Path) -> Result<PathBuf> {
         ensure!(said.status.success(), "hoy completion {shell} failed");
         put(&root, path, &said.stdout, 0o644)?;
     }
+    // A file of this name is looked for after Docker's own.
+    put(&root, ALIAS, &read("docker.bash")?, 0o644)?;
     let license = fs::read(workspace().join("LICENSE")).context("read LICENSE")?;
     put(&root, "usr/share/doc/hoy/copyright", &license, 0o644)?;
     for script in SCRIPTS {
@@ -62,6 +73,7 @@ pub fn package(built: &Path, directory: &Path) -> Result<PathBuf> {
         .sum();
     let control = format!(
         "Package: hoy\nVersion: {version}\nArchitecture: amd64\nSection: admin\nPriority: optional\n\
+         Depends: passwd, init-system-helpers (>= 1.54~)\n\
          Installed-Size: {}\nMaintainer: the hoy engine's authors <hoy@localhost>\n\
          Recommends: ca-certificates, openssh-client\nSuggests: docker-buildx, docker-compose\n\
          Description: container engine, a drop-in for Docker\n \

@@ -30,6 +30,10 @@ pub(crate) async fn route(
         ("GET", ["info"]) => conn.shaped(200, shape::info, &engine.info()).await,
         ("GET", ["events"]) => events(engine, conn, head, query).await,
         ("POST", ["hoy", "stop"]) => match engine.stop_daemon(query.flag("clean")).await {
+            // Where it listens somebody else does, too: to ask again would start the next daemon.
+            Ok(()) if engine.has_given_sockets() => {
+                conn.respond_with(204, &[("Hoy-Socket", "kept")], b"").await
+            }
             Ok(()) => conn.empty(204).await,
             Err(error) => Err(error.into()),
         },

@@ -154,6 +154,11 @@ impl Engine {
         }
     }
 
+    /// Whether a service manager has made the sockets and keeps them.
+    pub fn has_given_sockets(&self) -> bool {
+        self.inner.settings.hosts.iter().any(|host| host.starts_with("fd://"))
+    }
+
     /// Ends the daemon; containers run on unless `clean`, which takes the network back and is
     /// refused while one needs it.
     pub async fn stop_daemon(&self, clean: bool) -> Result<()> {

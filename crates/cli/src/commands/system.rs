@@ -1,9 +1,11 @@
 //! `version`, `info`, `events`, and the daemon's end.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use hoy_client::{Client, ClientError, Endpoint};
+use hoy_client::{Client, ClientError, Endpoint, Stream};
 use serde_json::{Value, json};
 
 use super::list::labels;
@@ -17,6 +19,8 @@ use crate::{connect, print, say};
 
 /// The longest event that makes sense.
 const MAX_EVENT: u64 = 1 << 20;
+/// How long a daemon may take to end.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
@@ -304,10 +308,16 @@ pub fn stop(flags: &Parsed, global: &Parsed) -> Result<u8> {
     let endpoint = Endpoint::parse(&host)?;
     let client = Client::new(endpoint);
     let clean = if flags.switch("clean") { "1" } else { "" };
+    // Taken before the request is, so that its end is the daemon's.
+    let beside = client.raw().ok();
     match client.post("/hoy/stop").given("clean", clean).send() {
         Ok(mut answer) => {
+            let kept = answer.header("Hoy-Socket") == Some("kept");
             let mut rest = Vec::new();
             let _ = answer.read_to_end(&mut rest);
+            if let (true, Some(Stream::Unix(beside))) = (kept, beside) {
+                return wait_for_close(beside);
+            }
         }
         Err(error) if error.nobody_there() => {
             say("no daemon was running");
@@ -321,12 +331,25 @@ pub fn stop(flags: &Parsed, global: &Parsed) -> Result<u8> {
     wait_for_end(client.endpoint())
 }
 
+/// A connection beside the request ends with the daemon. Where a service manager listens for it, a
+/// new one would start the next.
+fn wait_for_close(mut beside: UnixStream) -> Result<u8> {
+    beside.set_read_timeout(Some(PATIENCE))?;
+    match beside.read(&mut [0]) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(Failure::new("the daemon was asked to end and still answers"))
+        }
+        // Its end, or what it has still said.
+        _ => Ok(0),
+    }
+}
+
 /// The command's end is the daemon's end: what follows finds nobody.
 fn wait_for_end(endpoint: &Endpoint) -> Result<u8> {
     let Endpoint::Unix(socket) = endpoint else { return Ok(0) };
     let started = std::time::Instant::now();
-    while std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        if started.elapsed() > std::time::Duration::from_secs(15) {
+    while UnixStream::connect(socket).is_ok() {
+        if started.elapsed() > PATIENCE {
             return Err(Failure::new("the daemon was asked to end and still answers"));
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
