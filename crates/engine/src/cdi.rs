@@ -249,13 +249,12 @@ fn read(directories: &[PathBuf]) -> Known {
             entries.flatten().map(|entry| entry.path()).take(MAX_SPECS).collect();
         files.sort();
         for path in files {
-            match path.extension().and_then(|extension| extension.to_str()) {
-                // As the specification has it: no other endings.
-                Some(ending @ ("json" | "yaml")) => match parse(&path, ending == "yaml") {
-                    Ok(spec) => learn(spec, &mut known),
-                    Err(reason) => tracing::warn!(path = %path.display(), reason, "CDI document"),
-                },
-                _ => {}
+            // As the specification has it: no other endings.
+            let ending = path.extension().and_then(|extension| extension.to_str());
+            let Some(ending @ ("json" | "yaml")) = ending else { continue };
+            match parse(&path, ending == "yaml") {
+                Ok(spec) => learn(spec, &mut known),
+                Err(reason) => tracing::warn!(path = %path.display(), reason, "CDI document"),
             }
         }
     }

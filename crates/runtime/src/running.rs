@@ -60,7 +60,7 @@ const KILL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Refusal {
     pub error: StartError,
-    pub remains: Option<Remains>,
+    pub remains: Option<Box<Remains>>,
 }
 
 /// What the kernel has not let go of yet: processes to be waited for, and after them their cgroup
@@ -109,7 +109,7 @@ impl Prepared {
             Err(error) => {
                 let _ = self.cgroup.kill(Duration::ZERO);
                 let remains = Remains { processes: left, cgroup: self.cgroup };
-                Err(Refusal { error, remains: Some(remains) })
+                Err(Refusal { error, remains: Some(Box::new(remains)) })
             }
         }
     }

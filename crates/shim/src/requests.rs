@@ -165,7 +165,7 @@ impl Shim {
                 self.waiting = Vec::new();
                 self.released = true;
                 match remains {
-                    Some(remains) => self.leftovers.add_remains(remains),
+                    Some(remains) => self.leftovers.add_remains(*remains),
                     None => self.hide(),
                 }
                 refused(error)
