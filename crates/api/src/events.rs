@@ -208,7 +208,7 @@ mod tests {
             let pairs = pairs.iter().map(|(name, values)| {
                 ((*name).to_owned(), values.iter().map(|v| (*v).to_owned()).collect())
             });
-            Filter::new(pairs.collect()).unwrap().admits(event)
+            Filter::new(pairs.collect()).admits(event)
         };
         assert!(admits(&exec, &[]));
         assert!(admits(&exec, &[("event", &["exec_create"])]));
@@ -225,7 +225,7 @@ mod tests {
         assert!(!admits(&exec, &[("label", &["tier", "tier=back"])]));
         assert!(!admits(&exec, &[("scope", &["swarm"])]));
         assert!(admits(&exec, &[("label", &[])]));
-        assert!(Filter::new(vec![("nosuch".into(), vec!["1".into()])]).is_err());
+        assert!(admits(&exec, &[("nosuch", &["1"])]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! glibc's resolvers, in namespaces of its own, with resolvers that are dead, slow, lying or cut
 //! their answers short.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
