@@ -81,7 +81,7 @@ fn works(run: impl Fn(&str) -> Output) {
     assert_eq!(killed.ok(), "true\n");
     run(&format!("{hoy} rm eater")).ok();
     // Its own tasks and one more: the next is refused.
-    let forks = "for i in 1 2 3 4 5; do sleep 5 & done; wait";
+    let forks = "for i in 1 2 3 4 5; do sleep 60 & done; wait";
     let refused = run(&format!("{hoy} run --rm --pids-limit 4 busybox sh -c '{forks}'"));
     assert!(refused.stderr.contains("fork"), "{refused:?}");
     let page = "echo hello >/tmp/index.html; exec busybox httpd -f -p 80 -h /tmp";
