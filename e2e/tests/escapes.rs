@@ -117,7 +117,7 @@ fn no_descriptor_leaks_in() {
             .run();
         assert_ne!(output.code, Some(0), "{directory}: {output:?}");
     }
-    let id = daemon.hoy(&["run", "-d", "busybox", "sleep", "100"]).run().ok().trim().to_owned();
+    let id = daemon.hoy(&["run", "-d", "busybox", "sleep", "1000"]).run().ok().trim().to_owned();
     let output = daemon.hoy(&["exec", &id, "sh", "-c", list]).run();
     for line in output.ok().lines() {
         assert!(!line.contains(root.trim_end_matches('/')) && !line.contains("memfd"), "{line}");
@@ -146,7 +146,7 @@ fn our_own_program_is_out_of_reach() {
         assert!(!output.stdout.contains("hoy-shim"), "{output:?}");
     }
     // Writing through every /proc/N/exe that is visible from inside, while execs come and go.
-    let writer = "i=0; while [ $i -lt 300 ]; do for e in /proc/[0-9]*/exe; do echo overwritten 2>/dev/null >$e; done; i=$((i+1)); done; sleep 100";
+    let writer = "i=0; while [ $i -lt 300 ]; do for e in /proc/[0-9]*/exe; do echo overwritten 2>/dev/null >$e; done; i=$((i+1)); done; sleep 1000";
     let id = daemon
         .hoy(&["run", "-d", "--cap-add", "ALL", "busybox", "sh", "-c", writer])
         .run()
@@ -163,7 +163,7 @@ fn our_own_program_is_out_of_reach() {
 #[test]
 fn what_a_process_may() {
     let daemon = daemon();
-    daemon.hoy(&["run", "-d", "--name", "plain", "busybox", "sleep", "100"]).run().ok();
+    daemon.hoy(&["run", "-d", "--name", "plain", "busybox", "sleep", "1000"]).run().ok();
     let status = |pid: &str| -> String {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         text.lines()
@@ -369,7 +369,7 @@ fn nothing_is_seen_of_who_joins() {
 #[test]
 fn the_state_is_private() {
     let daemon = daemon();
-    daemon.hoy(&["run", "-d", "--name", "box", "busybox", "sleep", "99"]).run().ok();
+    daemon.hoy(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).run().ok();
     // The test's own directory is open, so that what stops the stranger is not that.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(daemon.path(""), open).unwrap();
@@ -411,10 +411,10 @@ fn an_image_steers_nothing_outside() {
         "ENV DOCKER_HOST=tcp://127.0.0.1:1",
     ];
     import(&daemon, "steering", &trojan, &changes);
-    let created = daemon.hoy(&["run", "-d", "--name", "box", "steering", "sleep", "99"]).run();
+    let created = daemon.hoy(&["run", "-d", "--name", "box", "steering", "sleep", "1000"]).run();
     if created.code == Some(0) {
         let top = daemon.hoy(&["top", "box"]).run();
-        assert!(top.ok().contains("sleep 99"));
+        assert!(top.ok().contains("sleep 1000"));
         daemon.hoy(&["exec", "box", "ls", "/trojan"]).run().fails_with(1);
         daemon.hoy(&["logs", "box"]).run().ok();
         daemon.hoy(&["rm", "-f", "box"]).run().ok();
@@ -426,12 +426,12 @@ fn an_image_steers_nothing_outside() {
 #[test]
 fn an_environment_of_its_own() {
     let daemon = daemon();
-    let canary = ["run", "-d", "--name", "other", "-e", "CANARY=sings", "busybox", "sleep", "99"];
+    let canary = ["run", "-d", "--name", "other", "-e", "CANARY=sings", "busybox", "sleep", "1000"];
     daemon.hoy(&canary).run().ok();
     // The programs' own environment is full of the test's.
     let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environment).contains("HOY_PROGRAMS="));
-    daemon.hoy(&["run", "-d", "--name", "own", "-h", "own", "busybox", "sleep", "99"]).run().ok();
+    daemon.hoy(&["run", "-d", "--name", "own", "-h", "own", "busybox", "sleep", "1000"]).run().ok();
     let expected = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0HOSTNAME=own\0HOME=/root\0";
     let file = format!("/proc/{}/environ", pid(&daemon, "own"));
     assert_eq!(std::fs::read_to_string(file).unwrap(), expected);

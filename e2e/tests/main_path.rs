@@ -184,8 +184,8 @@ fn init_hands_signals_on() {
     run(&["kill", "-s", "USR1", "trap"]);
     assert_eq!(run(&["wait", "trap"]), "44");
     // What nobody waits for is collected: no process remains without life.
-    let orphans = "sh -c 'sleep 0.05 & sleep 0.06 &'; \
-                   until ! ps -o stat,args | grep -qE '^Z|[s]leep 0'; do sleep 1; done";
+    let orphans = "sh -c 'sleep 0.05 & sleep 0.06 &'; sleep 0.3; \
+                   while ps -o stat,comm | grep -qE '^Z| sleep'; do sleep 1; done";
     daemon.docker(&["run", "--rm", "--init", "busybox", "sh", "-c", orphans]).run().ok();
 }
 

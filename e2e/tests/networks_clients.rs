@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hoy_e2e::dockerd::Dockerd;
 use hoy_e2e::{counts, daemon};
-use hoy_testkit::{Daemon, KernelCounts, Output, Run, wait_until, workspace};
+use hoy_testkit::{Daemon, Output, Run, wait_until, workspace};
 use serde_json::Value;
 
 const SCENARIO: &str =
@@ -271,17 +271,6 @@ fn client_file(name: &str) -> PathBuf {
     workspace().join("e2e/tests/clients").join(name)
 }
 
-/// What the kernel has of a daemon. Mounts are the machine's: the peer makes some meanwhile.
-fn held(daemon: &Daemon) -> KernelCounts {
-    KernelCounts { mounts: 0, ..KernelCounts::of(daemon) }
-}
-
-/// A run left nothing in the kernel, once its supervisors are gone.
-fn nothing_left(daemon: &Daemon, before: &KernelCounts) {
-    wait_until("supervisors are gone", || held(daemon).shims == before.shims);
-    wait_until(&format!("all is gone but {before:#?}"), || held(daemon) == *before);
-}
-
 #[test]
 fn docker_py() {
     if !Path::new("/usr/lib/python3/dist-packages/docker/__init__.py").exists() {
@@ -303,8 +292,7 @@ fn docker_py() {
     let mut all = serde_json::Map::new();
     let mut of_hoy = || {
         let daemon = daemon();
-        drop(counts(&daemon));
-        let before = held(&daemon);
+        let before = counts(&daemon);
         for name in scripts {
             let ours = run(name, daemon.host());
             let said = client_file(&format!("{name}.json"));
@@ -313,7 +301,7 @@ fn docker_py() {
             assert_eq!(ours, said, "{ours:#}");
             all.extend(ours.as_object().expect("an object").clone());
         }
-        nothing_left(&daemon, &before);
+        before.wait_for(&daemon);
     };
     let theirs = std::thread::scope(|scope| {
         let theirs = scope.spawn(of_peer);
@@ -358,10 +346,9 @@ fn compose() {
     }
     for program in all {
         let daemon = daemon();
-        drop(counts(&daemon));
-        let before = held(&daemon);
+        let before = counts(&daemon);
         with_compose(&daemon, &program);
-        nothing_left(&daemon, &before);
+        before.wait_for(&daemon);
     }
 }
 
@@ -391,20 +378,21 @@ fn with_compose(daemon: &Daemon, program: &Path) {
     let exec = |service: &str, args: &[&str]| compose(&[&["exec", "-T", service], args].concat());
     // By service, by alias, and with the address that was asked for.
     for name in ["shop", "till", "site"] {
-        let answer = exec("web", &["ping", "-c1", "-W5", name]);
+        let answer = exec("web", &["ping", "-c1", "-W30", name]);
         let head = answer.ok().lines().next().unwrap_or_default().to_owned();
         assert!(name != "site" || head.contains("(10.92.5.10)"), "{head}");
     }
-    exec("shop", &["ping", "-c1", "-W5", "web"]).ok();
+    exec("shop", &["ping", "-c1", "-W30", "web"]).ok();
     // Others' networks are not seen, nor are their names.
     assert_ne!(exec("lone", &["ping", "-c1", "-W2", "shop"]).code, Some(0));
     let address = |service: &str| exec(service, &["ip", "-4", "-o", "addr", "show", "eth0"]);
     assert_eq!(address("guest").ok(), address("shop").ok());
     assert!(!exec("recluse", &["ip", "-o", "link"]).ok().contains("eth0"));
     assert_eq!(compose(&["port", "web", "80"]).ok().trim(), "127.0.0.1:8291");
-    let page = ["-s", "--max-time", "5", "http://127.0.0.1:8291/hosts"];
-    let page = daemon.netns().run("curl").args(page).run();
-    assert!(page.ok().contains("10.92.5.10"), "{page:?}");
+    let page = ["-s", "--max-time", "30", "http://127.0.0.1:8291/hosts"];
+    wait_until("the page is served", || {
+        daemon.netns().run("curl").args(page).run().stdout.contains("10.92.5.10")
+    });
 
     // Once more changes nothing.
     let ids = || daemon.docker(&["ps", "-q", "--no-trunc"]).run().ok().to_owned();
@@ -414,7 +402,7 @@ fn with_compose(daemon: &Daemon, program: &Path) {
     // Stopped and started: the same networks, addresses and names.
     compose(&["stop", "-t", "0"]).ok();
     compose(&["start"]).ok();
-    exec("shop", &["ping", "-c1", "-W5", "web"]).ok();
+    exec("shop", &["ping", "-c1", "-W30", "web"]).ok();
     compose(&["down", "-t", "0"]).ok();
     assert_eq!(networks("{{.Name}}"), BTreeSet::new());
     assert_eq!(ids(), "");

@@ -285,7 +285,7 @@ fn events() {
     let daemon = hoy_e2e::daemon();
     daemon.hoy(&["network", "create", "own"]).run().ok();
     daemon
-        .hoy(&["run", "-d", "--name", "one", "--network=own", "busybox", "sleep", "9"])
+        .hoy(&["run", "-d", "--name", "one", "--network=own", "busybox", "sleep", "1000"])
         .run()
         .ok();
     let listed = daemon.docker(&["ps", "-q", "--filter", "network=own"]).run();

@@ -388,7 +388,7 @@ fn limits_ports_and_volumes() {
         let read = daemon.docker(&["exec", &name, "sh", "-c", line]).run();
         assert_eq!(read.ok(), "100663296\n66\n", "{runtime}");
         daemon.docker(&["rm", "-f", &name]).run().ok();
-        let line = "i=0; while [ $i -lt 30 ]; do sleep 1 & i=$((i+1)); done; wait";
+        let line = "i=0; while [ $i -lt 30 ]; do sleep 60 & i=$((i+1)); done; wait";
         let forked = run(&daemon, runtime, &["--pids-limit", "10", "busybox", "sh", "-c", line]);
         assert!(forked.stderr.contains("fork"), "{forked:?}");
         let line = "mknod /tmp/k c 1 11 && head -c1 /tmp/k";

@@ -133,7 +133,7 @@ fn further_processes_obey_it_too_and_it_is_shown_as_asked() {
     let option = profile(&daemon, "own", &text);
     for (name, run) in ["theirs", "ours"].into_iter().zip(both(&daemon, &[])) {
         let run = run.args(["run", "-d", "--name", name, "--security-opt", &option]);
-        run.args(["busybox", "sleep", "100"]).run().ok();
+        run.args(["busybox", "sleep", "1000"]).run().ok();
         let output = daemon.docker(&["exec", name, "mkdir", "/x"]).run();
         assert_eq!(output.code, Some(1), "{output:?}");
         assert!(output.stderr.contains("Operation not permitted"), "{output:?}");

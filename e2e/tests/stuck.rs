@@ -61,6 +61,7 @@ fn held_by_the_kernel() {
     let program = daemon.docker(&["exec", "worker", "/program/stuck"]).spawn();
     let directory = daemon.docker(&["exec", "-w", "/directory/stuck", "worker", "true"]).spawn();
     (0..names.len()).for_each(|index| asked(&servers, index));
+    wait_until("it is up", || daemon.hoy(&["logs", "worker"]).run().ok() == "up\n");
     let first = pid(&daemon, "held");
     let quick = |args: &[&str]| {
         let mut said = String::new();

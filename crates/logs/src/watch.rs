@@ -102,11 +102,11 @@ mod tests {
 
     #[test]
     fn without_inotify_a_timer_wakes() {
+        let started = Instant::now();
         let fd: OwnedFd = by_timer().unwrap();
         let watch = Watch { fd };
-        let started = Instant::now();
         while !ready(&watch) {
-            assert!(started.elapsed() < Duration::from_secs(5));
+            assert!(started.elapsed() < Duration::from_secs(60));
             std::thread::sleep(Duration::from_millis(1));
         }
         watch.clear().unwrap();

@@ -19,7 +19,7 @@ pub fn abstract_sockets(side: &Side) -> Verdict {
 
 /// CVE-2021-41103, CVE-2021-41091, CVE-2024-25621: the state, walked by somebody else.
 pub fn walked(side: &Side) -> Verdict {
-    side.start(&["busybox", "sh", "-c", "chmod 4755 /bin/busybox; sleep 100"]);
+    side.start(&["busybox", "sh", "-c", "chmod 4755 /bin/busybox; sleep 1000"]);
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(side.daemon.path(""), open).unwrap();
     for directory in ["data", "run"] {

@@ -113,7 +113,7 @@ fn labels_without_selinux() {
         sh(&daemon, &["-v", &bind], "test -d /shared").ok();
     }
     daemon
-        .hoy(&["run", "-d", "--privileged", "--name", "priv", "busybox", "sleep", "9"])
+        .hoy(&["run", "-d", "--privileged", "--name", "priv", "busybox", "sleep", "1000"])
         .run()
         .ok();
     let shown =
