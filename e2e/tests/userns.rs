@@ -169,7 +169,7 @@ fn capabilities_of_files() {
     import(&daemon, "caps", &format!("mkdir opt; cp -a {} opt/ping", ping.display()), &[]);
     for userns in ["", "host"] {
         let own = ["run", "--rm", "--userns", userns, "-u", "33", "caps"];
-        let ping = ["-c", "1", "-W", "2", "127.0.0.1"];
+        let ping = ["-c", "1", "-W", "30", "127.0.0.1"];
         daemon.hoy(&own).args(["/opt/ping"]).args(ping).run().ok();
         let without = daemon.hoy(&own).args(["sh", "-c"]);
         // In a user namespace no group may do without.
@@ -178,7 +178,7 @@ fn capabilities_of_files() {
         assert_eq!(without.ok(), wanted);
         // Copied up, they stay.
         let line = "touch /opt/ping; mv /opt/ping /opt/other; ln /opt/other /opt/ping; \
-                    chmod 755 /opt; exec su www -c '/opt/ping -c 1 -W 2 127.0.0.1'";
+                    chmod 755 /opt; exec su www -c '/opt/ping -c 1 -W 30 127.0.0.1'";
         let root = ["run", "--rm", "--userns", userns, "caps", "sh", "-c", line];
         daemon.hoy(&root).run().ok();
     }
@@ -217,7 +217,7 @@ fn the_network_works() {
     let daemon = daemon();
     let line = "ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'";
     let gateway = sh(&daemon, &[], line).ok().trim().to_owned();
-    sh(&daemon, &[], &format!("ping -c 1 -W 2 {gateway}")).ok();
+    sh(&daemon, &[], &format!("ping -c 1 -W 30 {gateway}")).ok();
     let range = sh(&daemon, &[], "cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
     assert_eq!(range.ok(), "0\n");
     // Nobody special serves port 80, which is published.
