@@ -4,20 +4,18 @@
 //! are resolved by the kernel below the directory; `..` is refused.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use hoy_tree::{Meta, apply_meta, copy_sparse, invalid, meta, node, own, remove_tree, split};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timestamps};
+use hoy_tree::make::{self, Times, lies_in};
+use hoy_tree::{downwards, invalid, link_target, meta, split};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
 
 /// More entries than any honest layer has.
 const MAX_ENTRIES: u64 = 5_000_000;
-/// The longest path that the kernel takes.
-const MAX_PATH: usize = 4096;
 /// Output beyond this is looked at as a multiple of the input.
 const RATIO_FROM: u64 = 1 << 30;
 const MAX_RATIO: u64 = 1200;
@@ -58,8 +56,7 @@ struct Target<'a> {
     size: u64,
     holes: u64,
     implied: BTreeSet<String>,
-    /// Times of directories, set last.
-    times: Vec<(String, Timestamps)>,
+    times: Times,
     /// The directory of the entry before: most entries lie in the same one.
     cached: Option<(String, OwnedFd)>,
 }
@@ -80,7 +77,7 @@ pub(crate) fn apply(
         size: 0,
         holes: 0,
         implied: BTreeSet::new(),
-        times: Vec::new(),
+        times: Times::default(),
         cached: None,
     };
     let mut entries = 0;
@@ -97,24 +94,6 @@ pub(crate) fn apply(
     // What follows the end of the archive counts for its digest.
     io::copy(&mut rest, &mut io::sink())?;
     Ok(Unpacked { diff_id: rest.hash.finalize().into(), size, implied })
-}
-
-/// `a/b/c` of whatever stands in the archive. `..` leads nowhere good.
-fn normal(path: &[u8]) -> io::Result<String> {
-    let text = std::str::from_utf8(path)
-        .map_err(|_| invalid("a name in the archive is not UTF-8".into()))?;
-    if text.len() > MAX_PATH || text.contains('\0') {
-        return Err(invalid("a name in the archive is too long or contains NUL".into()));
-    }
-    let mut out: Vec<&str> = Vec::new();
-    for part in text.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => return Err(invalid(format!("invalid tar entry {text:?}: breakout"))),
-            part => out.push(part),
-        }
-    }
-    Ok(out.join("/"))
 }
 
 impl Target<'_> {
@@ -166,14 +145,14 @@ impl Target<'_> {
         let meta = meta(&mut entry)?;
         let own_name = meta.sparse.as_ref().and_then(|sparse| sparse.name.as_deref());
         let path = match own_name {
-            Some(name) => normal(name)?,
-            None => normal(&entry.path_bytes())?,
+            Some(name) => downwards(name)?,
+            None => downwards(&entry.path_bytes())?,
         };
         if path.is_empty() {
             if kind == EntryType::Directory {
                 let root = self.resolve("", OFlags::RDONLY | OFlags::DIRECTORY)?;
-                apply_meta(&root, &meta)?;
-                self.times.push((path, meta.times.clone()));
+                make::apply_meta(&root, &meta)?;
+                self.times.note(&path, &meta);
             }
             return Ok(());
         }
@@ -184,24 +163,21 @@ impl Target<'_> {
         let directory = self.directory(above)?;
         self.make_room(&directory, &path, name, kind)?;
         match kind {
-            EntryType::Directory => self.make_directory(&directory, &path, name, &meta),
+            EntryType::Directory => {
+                make::directory(&directory, name, &meta)?;
+                self.implied.remove(&path);
+                self.times.note(&path, &meta);
+                Ok(())
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&directory, name, &mut entry, &meta)
+                self.count_holes(&entry)?;
+                self.size += make::file(&directory, name, &mut entry, &meta)?;
+                Ok(())
             }
-            EntryType::Link => {
-                let to =
-                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
-                self.hard_link(&directory, name, &normal(&to)?)
-            }
-            EntryType::Symlink => {
-                let to =
-                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
-                rustix::fs::symlinkat(&*to, &directory, name)?;
-                own(&directory, name, &meta)?;
-                Ok(rustix::fs::utimensat(&directory, name, &meta.times, AtFlags::SYMLINK_NOFOLLOW)?)
-            }
+            EntryType::Link => self.hard_link(&directory, name, &downwards(&link_target(&entry)?)?),
+            EntryType::Symlink => make::symlink(&directory, name, &link_target(&entry)?, &meta),
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                node(&directory, name, kind, &entry, &meta)
+                make::node(&directory, name, kind, &entry, &meta)
             }
             other => Err(invalid(format!("{path:?}: an entry of the unknown type {other:?}"))),
         }
@@ -223,58 +199,20 @@ impl Target<'_> {
             (true, EntryType::Directory) => Ok(()),
             (true, _) => {
                 self.cached = None;
-                self.implied
-                    .retain(|known| known != path && !known.starts_with(&format!("{path}/")));
-                self.times
-                    .retain(|(known, _)| known != path && !known.starts_with(&format!("{path}/")));
-                remove_tree(directory, name)
+                self.implied.retain(|known| !lies_in(known, path));
+                self.times.forget(path);
+                make::remove_tree(directory, name)
             }
             (false, _) => Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?),
         }
     }
 
-    fn make_directory(
-        &mut self,
-        directory: &OwnedFd,
-        path: &str,
-        name: &str,
-        meta: &Meta,
-    ) -> io::Result<()> {
-        match rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-        apply_meta(&made, meta)?;
-        self.implied.remove(path);
-        self.times.push((path.to_owned(), meta.times.clone()));
-        Ok(())
-    }
-
-    fn file<R: Read>(
-        &mut self,
-        directory: &OwnedFd,
-        name: &str,
-        entry: &mut Entry<'_, R>,
-        meta: &Meta,
-    ) -> io::Result<()> {
+    fn count_holes<R: Read>(&mut self, entry: &Entry<'_, R>) -> io::Result<()> {
         self.holes += entry.size().saturating_sub(entry.header().entry_size()?).min(MAX_HOLES + 1);
         if self.holes > MAX_HOLES {
             return Err(invalid("the layer has more holes than are worth reading".into()));
         }
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?;
-        let mut file = File::from(fd);
-        self.size += match &meta.sparse {
-            Some(sparse) => sparse.write(entry, &mut file)?,
-            None => copy_sparse(entry, &mut file)?,
-        };
-        let fd = OwnedFd::from(file);
-        apply_meta(&fd, meta)?;
-        Ok(rustix::fs::futimens(&fd, &meta.times)?)
+        Ok(())
     }
 
     fn hard_link(&mut self, directory: &OwnedFd, name: &str, to: &str) -> io::Result<()> {
@@ -314,9 +252,8 @@ impl Target<'_> {
         Ok(rustix::fs::mknodat(&directory, hidden, FileType::CharacterDevice, Mode::empty(), 0)?)
     }
 
-    /// Times of directories, innermost first: what was made inside changed them.
     fn finish(&mut self) -> io::Result<()> {
-        for (path, times) in std::mem::take(&mut self.times).into_iter().rev() {
+        for (path, times) in self.times.take() {
             let directory =
                 self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
             match directory {

@@ -4,18 +4,16 @@
 //!
 //! Names are resolved by the kernel below a root, once for each directory.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use hoy_rootfd::{Links, RootFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use crate::entry::{
-    Meta, copy_sparse, invalid, is_own_of_overlay, lexical, meta, node, own, remove_tree, split,
-};
+use crate::entry::{invalid, lexical, link_target, meta, split};
+use crate::make::{self, Times};
 
 /// More entries than any honest archive has.
 const MAX_ENTRIES: u64 = 5_000_000;
@@ -51,8 +49,7 @@ pub struct Options<'a> {
 struct Target<'a> {
     below: Below<'a>,
     options: Options<'a>,
-    /// Times of directories, set last.
-    times: Vec<(String, Timestamps)>,
+    times: Times,
     /// The directory of the entry before: most entries lie in the same one.
     cached: Option<(String, OwnedFd)>,
 }
@@ -60,7 +57,7 @@ struct Target<'a> {
 /// Unpacks a plain archive.
 pub fn extract(source: impl Read, below: Below<'_>, options: Options<'_>) -> io::Result<()> {
     let mut archive = Archive::new(source);
-    let mut target = Target { below, options, times: Vec::new(), cached: None };
+    let mut target = Target { below, options, times: Times::default(), cached: None };
     let mut entries = 0;
     for entry in archive.entries().map_err(misread)? {
         let entry = entry.map_err(misread)?;
@@ -122,9 +119,10 @@ impl Target<'_> {
             return Ok(());
         }
         let mut meta = meta(&mut entry)?;
-        if let Some((uid, gid)) = self.options.owner {
-            (meta.uid, meta.gid) = (uid, gid);
-        }
+        meta.owner = match self.options.no_owner {
+            true => None,
+            false => self.options.owner.or(meta.owner),
+        };
         let own_name = meta.sparse.as_ref().and_then(|sparse| sparse.name.as_deref());
         let path = match own_name {
             Some(name) => self.renamed(name)?,
@@ -141,30 +139,23 @@ impl Target<'_> {
         let directory = self.directory(above)?;
         self.make_room(&directory, &path, name, kind)?;
         match kind {
-            EntryType::Directory => self.make_directory(&directory, &path, name, &meta),
+            EntryType::Directory => {
+                make::directory(&directory, name, &meta)?;
+                self.times.note(&path, &meta);
+                Ok(())
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&directory, name, &mut entry, &meta)
+                make::file(&directory, name, &mut entry, &meta).map(drop)
             }
             EntryType::Link => {
-                let to =
-                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
-                let to = self.renamed(&to)?;
+                let to = self.renamed(&link_target(&entry)?)?;
                 let (above, target) = split(&to);
                 let from = self.find(above)?;
                 Ok(rustix::fs::linkat(from, target, &directory, name, AtFlags::empty())?)
             }
-            EntryType::Symlink => {
-                let to =
-                    entry.link_name_bytes().ok_or_else(|| invalid("a link to nothing".into()))?;
-                rustix::fs::symlinkat(&*to, &directory, name)?;
-                if !self.options.no_owner {
-                    own(&directory, name, &meta)?;
-                }
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                Ok(rustix::fs::utimensat(&directory, name, &meta.times, flags)?)
-            }
+            EntryType::Symlink => make::symlink(&directory, name, &link_target(&entry)?, &meta),
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                match node(&directory, name, kind, &entry, &meta) {
+                match make::node(&directory, name, kind, &entry, &meta) {
                     Err(error)
                         if self.options.leave_out_nodes
                             && error.kind() == io::ErrorKind::PermissionDenied =>
@@ -214,9 +205,8 @@ impl Target<'_> {
             (false, true) if self.options.keep_kinds => refused("non-directory", "directory"),
             (true, false) => {
                 self.cached = None;
-                let inside = format!("{path}/");
-                self.times.retain(|(known, _)| known != path && !known.starts_with(&inside));
-                remove_tree(directory, name)
+                self.times.forget(path);
+                make::remove_tree(directory, name)
             }
             (false, _) => {
                 self.cached = None;
@@ -225,65 +215,9 @@ impl Target<'_> {
         }
     }
 
-    fn make_directory(
-        &mut self,
-        directory: &OwnedFd,
-        path: &str,
-        name: &str,
-        meta: &Meta,
-    ) -> io::Result<()> {
-        match rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-        self.say(&made, meta)?;
-        self.times.push((path.to_owned(), meta.times.clone()));
-        Ok(())
-    }
-
-    fn file<R: Read>(
-        &mut self,
-        directory: &OwnedFd,
-        name: &str,
-        entry: &mut Entry<'_, R>,
-        meta: &Meta,
-    ) -> io::Result<()> {
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(meta.mode & 0o777);
-        let mut file = File::from(rustix::fs::openat(directory, name, flags, mode)?);
-        match &meta.sparse {
-            Some(sparse) => sparse.write(entry, &mut file)?,
-            None => copy_sparse(entry, &mut file)?,
-        };
-        let fd = OwnedFd::from(file);
-        self.say(&fd, meta)?;
-        Ok(rustix::fs::futimens(&fd, &meta.times)?)
-    }
-
-    /// Owner before mode, since a change of owner takes the set-user-id bit away.
-    fn say(&self, fd: &OwnedFd, meta: &Meta) -> io::Result<()> {
-        if !self.options.no_owner {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid))?;
-        }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
-        for (name, value) in meta.xattrs.iter().filter(|(name, _)| !is_own_of_overlay(name)) {
-            match rustix::fs::fsetxattr(fd, name.as_str(), value, XattrFlags::empty()) {
-                // What may not be set here, or what this file system does not have.
-                Ok(()) | Err(Errno::PERM | Errno::NOTSUP) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Times of directories, innermost first: what was made inside changed them. One that somebody
-    /// has put something else for has none.
+    /// A directory that somebody has put something else for has no times.
     fn finish(&mut self) {
-        for (path, times) in std::mem::take(&mut self.times).into_iter().rev() {
+        for (path, times) in self.times.take() {
             let (above, name) = split(&path);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let Ok(above) = self.find(above)
@@ -316,6 +250,7 @@ fn plain(error: hoy_rootfd::RootError) -> io::Error {
 mod tests {
     use super::*;
     use crate::pack::{Packer, Tree};
+    use std::fs::File;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
     use std::path::Path;
 

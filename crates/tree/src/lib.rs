@@ -6,13 +6,11 @@
 
 mod entry;
 mod extract;
+pub mod make;
 mod pack;
 mod sparse;
 
-pub use entry::{
-    Meta, apply_meta, copy_sparse, invalid, is_own_of_overlay, lexical, meta, node, own,
-    remove_tree, split,
-};
+pub use entry::{Meta, downwards, invalid, lexical, link_target, meta, split};
 pub use extract::{Below, Options, extract};
 pub use pack::{Header, Packer, Tree, kept_xattrs, names};
 pub use sparse::Sparse;

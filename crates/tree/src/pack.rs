@@ -311,7 +311,7 @@ pub fn kept_xattrs(file: &OwnedFd) -> io::Result<Vec<(String, Vec<u8>)>> {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let Ok(text) = name.to_str() else { continue };
         let kept = text == "security.capability" || text.starts_with("user.");
-        if !kept || crate::is_own_of_overlay(text) {
+        if !kept || crate::make::is_own_of_overlay(text) {
             continue;
         }
         let mut value = vec![0; XATTRS];
