@@ -106,7 +106,16 @@ async fn act(
             });
         }
         "restart" => engine.restart(id, signal, timeout, head.hoy).await,
-        "kill" => engine.kill(id, &signal.unwrap_or_default()).await,
+        "kill" => {
+            let killed = engine.kill(id, &signal.unwrap_or_default()).await.map_err(ApiError::from);
+            return Some(match killed {
+                Ok(()) => conn.empty(204).await,
+                Err(error) => {
+                    let text = format!("cannot kill container: {id}: {}", error.message);
+                    Err(ApiError::new(error.status, text))
+                }
+            });
+        }
         "pause" => engine.pause(id, true).await,
         "unpause" => engine.pause(id, false).await,
         "rename" => engine.rename(id, query.get("name").unwrap_or_default()).await,

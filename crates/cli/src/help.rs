@@ -16,7 +16,8 @@ pub fn after_error(command: Option<&Command>) -> String {
     match command {
         Some(command) => format!(
             "Usage:  {NAME} {}\n\nRun '{NAME} {} --help' for more information",
-            command.usage, command.path
+            usage(command),
+            command.path
         ),
         None => format!(
             "Usage:  {NAME} [OPTIONS] COMMAND [ARG...]\n\nRun '{NAME} --help' for more information"
@@ -45,8 +46,19 @@ pub fn wrong_count(command: &Command, count: usize) -> Option<String> {
     let see = if most.is_none() { "See" } else { "Run" };
     Some(format!(
         "{NAME}: '{NAME} {path}' {needs}\n\nUsage:  {NAME} {}\n\n{see} '{NAME} {path} --help' for more information",
-        command.usage
+        usage(command)
     ))
+}
+
+/// How a command is said; one can be said in two ways.
+fn usage(command: &Command) -> String {
+    let (path, first) = (command.path, command.usage);
+    match command.canonical {
+        "container cp" => {
+            format!("{first}\n\t{NAME} {path} [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH")
+        }
+        _ => first.to_owned(),
+    }
 }
 
 /// The help of one command or group.
@@ -54,7 +66,7 @@ pub fn of_command(command: &Command) -> String {
     if command.is_group() {
         return of_group(command);
     }
-    let mut text = format!("Usage:  {NAME} {}\n\n{}\n", command.usage, command.about);
+    let mut text = format!("Usage:  {NAME} {}\n\n{}\n", usage(command), command.about);
     if !command.aliases.is_empty() {
         let named: Vec<String> =
             command.aliases.split(", ").map(|alias| format!("{NAME} {alias}")).collect();

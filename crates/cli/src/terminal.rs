@@ -57,7 +57,7 @@ pub fn stdin_is_terminal() -> bool {
 }
 
 /// Finds the keys that leave a session in what is typed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DetachKeys {
     keys: Vec<u8>,
     seen: usize,

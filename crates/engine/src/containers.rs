@@ -124,7 +124,7 @@ impl Engine {
         let handle = self.find(id)?;
         let wrong =
             |error: &dyn std::fmt::Display| format!("Error when allocating new name: {error}");
-        if name.trim_start_matches('/').is_empty() {
+        if name.is_empty() {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
         if handle.record().name == name.trim_start_matches('/') {
@@ -132,7 +132,12 @@ impl Engine {
                 "Renaming a container with the same name as its current name",
             ));
         }
-        let name = validate_name(name).map_err(|error| Error::invalid(wrong(&error)))?;
+        let name = name.strip_prefix('/').unwrap_or(name);
+        // Docker means it as it is stored: with the slash.
+        validate_name(name).map_err(|error| {
+            let text = error.to_string().replacen(&format!("({name})"), &format!("(/{name})"), 1);
+            Error::invalid(wrong(&text))
+        })?;
         let name = name.to_owned();
         let renamed = handle.ask(|done| Command::Rename { name, done }).await;
         renamed.map_err(|error| match error.kind() {

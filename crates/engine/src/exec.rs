@@ -254,9 +254,12 @@ impl ExecSession {
         let record = self.handle.record();
         let filter = |host: &_, capabilities| inner.filters.filter(host, capabilities);
         // It may have been unloaded since the start.
-        inner.lsm.profile(&record.host)?;
-        let process =
-            plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)?;
+        let profile = inner.lsm.profile(&record.host);
+        let planned = profile.and_then(|_| {
+            plan::exec(&record, &self.config, self.console_size, &inner.settings, &filter)
+        });
+        // Who asks for its code hears that there was no success.
+        let process = planned.inspect_err(|_| inner.exec_ended(&self.id, 126))?;
         // As the first process was told; of what has stopped since, nothing.
         let links = inner.links_of_the_bridge(&record).unwrap_or_default();
         let mut process =

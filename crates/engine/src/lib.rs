@@ -31,6 +31,7 @@ mod life;
 mod limits;
 mod links;
 mod list;
+mod log_tag;
 mod logging;
 mod lsm;
 mod mounts;

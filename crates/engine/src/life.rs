@@ -98,9 +98,7 @@ impl Phase {
 
             // Between two runs it only means that there is no next one.
             (Wish::Signal, Self::Running | Self::Paused | Self::Restarting) => Ok(()),
-            (Wish::Signal, _) => {
-                conflict(format!("cannot kill container: {id}: container {id} is not running"))
-            }
+            (Wish::Signal, _) => conflict(format!("container {id} is not running")),
 
             (Wish::Stop, Self::Running | Self::Paused | Self::Restarting | Self::Starting) => {
                 Ok(())

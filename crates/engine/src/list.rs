@@ -134,7 +134,7 @@ impl Filter {
             match name.as_str() {
                 "label" => values.iter().all(|value| has_label(record, value)),
                 "annotation" => wire::has_labels(values, Some(&record.host.annotations)),
-                "id" => any(&|value| matches(value, record.key())),
+                "id" => any(&|value| !value.is_empty() && matches(value, record.key())),
                 // With the slash before it, and without.
                 "name" => any(&|value| {
                     matches(value, &record.name) || matches(value, &format!("/{}", record.name))

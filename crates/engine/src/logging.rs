@@ -185,38 +185,10 @@ fn attributes(
         }
     }
     if let Some(template) = options.get("tag").filter(|template| !template.is_empty()) {
-        let extra: Vec<String> =
-            out.iter().map(|(name, value)| format!("{name}:{value}")).collect();
-        let tag = tag(record, template, &format!("map[{}]", extra.join(" ")))?;
+        let tag = crate::log_tag::tag(record, template, &out)?;
         out.insert("tag".to_owned(), tag);
     }
     Ok(out.into_iter().collect())
-}
-
-/// `{{.Name}}` and its like; no more of Go's templates.
-fn tag(record: &Record, template: &str, extra: &str) -> std::result::Result<String, String> {
-    let mut out = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (field, after) =
-            after.split_once("}}").ok_or("template: log-tag:1: unclosed action")?;
-        out.push_str(before);
-        out.push_str(&match field.trim() {
-            ".ID" => record.id.short().to_owned(),
-            ".FullID" => record.id.to_string(),
-            ".Name" => record.name.clone(),
-            ".ImageID" => record.image.hex().chars().take(12).collect(),
-            ".ImageFullID" => record.image.to_string(),
-            ".ImageName" => record.config.image.clone(),
-            ".DaemonName" => "docker".to_owned(),
-            ".Command" => record.command.join(" "),
-            ".ExtraAttributes" => extra.to_owned(),
-            other => return Err(format!("template: log-tag: {other:?} is not available yet")),
-        });
-        rest = after;
-    }
-    out.push_str(rest);
-    Ok(out)
 }
 
 /// One record's attributes in front of its text, as `logs --details` shows them.

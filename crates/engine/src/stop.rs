@@ -122,8 +122,16 @@ impl Engine {
     }
 
     pub async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        // Docker looks at the signal first.
+        let text = signal;
+        let signal = parse(if signal.is_empty() { "KILL" } else { signal });
+        let signal = signal.map_err(|error| match text.parse::<i64>() {
+            Ok(number) if number != 0 => {
+                Error::invalid(format!("the linux daemon does not support signal {number}"))
+            }
+            _ => error,
+        })?;
         let handle = self.find(id)?;
-        let signal = parse(if signal.is_empty() { "KILL" } else { signal })?;
         handle.signal(signal).await?;
         let record = handle.record();
         let ends = restart::ends_for_good(&record.config.stop_signal, signal.number());

@@ -21,8 +21,8 @@ pub struct UserSpec {
 /// Why a text is not a user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    #[error("uids and gids must be in range 0-2147483647: {0:?}")]
-    Range(String),
+    #[error("uids and gids must be in range 0-2147483647")]
+    Range,
     #[error("invalid user {0:?}")]
     Format(String),
 }
@@ -38,7 +38,7 @@ fn part(text: &str) -> Result<Option<UserRef>, UserError> {
         return match text.parse::<u64>() {
             Ok(id) if without(Protection::Ids) => Ok(Some(UserRef::Id(id as u32))),
             Ok(id) if id <= MAX_ID => Ok(Some(UserRef::Id(id as u32))),
-            _ => Err(UserError::Range(text.to_owned())),
+            _ => Err(UserError::Range),
         };
     }
     if text.starts_with('-') || text.chars().any(|c| c == ':' || c == '/' || c.is_control()) {

@@ -357,7 +357,15 @@ fn local_source(path: &str, follow: bool) -> Result<End> {
         let rename = if other { base(path).to_owned() } else { String::new() };
         (resolved, rename)
     };
-    let found = std::fs::symlink_metadata(Path::new(&resolved)).map_err(failed("lstat", &resolved));
+    let found = std::fs::symlink_metadata(Path::new(&resolved)).map_err(|error| {
+        match error.kind() {
+            // Docker finds out by itself, and names nothing.
+            io::ErrorKind::NotADirectory if ends_with_separator(path) => {
+                Failure::new("not a directory")
+            }
+            _ => failed("lstat", &resolved)(error),
+        }
+    });
     let is_directory = found?.is_dir();
     Ok(End { path: resolved, exists: true, is_directory, rename })
 }

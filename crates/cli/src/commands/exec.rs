@@ -20,7 +20,16 @@ pub fn exec(app: &App<'_>) -> Result<u8> {
     if tty && stdin && !terminal::stdin_is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
     }
-    let (keys_text, keys) = app.detach_keys()?;
+    // What Docker's engine says of them.
+    let (keys_text, keys) = app.detach_keys().map_err(|failure| {
+        let keys = app.flags.text("detach-keys");
+        match keys {
+            "" => failure,
+            _ => Failure::new(format!(
+                "Error response from daemon: Invalid escape keys ({keys}) provided"
+            )),
+        }
+    })?;
     let env = create::environment(flags).map_err(Failure::new)?;
     let mut request = json!({
         "User": flags.text("user"),

@@ -82,7 +82,11 @@ pub fn inspect(app: &App<'_>, kinds: &[Kind]) -> Result<u8> {
     } else {
         let lines = template::lines(text, &documents, Missing::Document);
         // Docker ends the line of what could not be said.
-        let lines = lines.or_else(|failure| print("\n").and(Err(failure)))?;
+        let lines = lines.or_else(|failure| match failure.code {
+            // Docker knows of this before it asks.
+            64 => Err(failure),
+            _ => print("\n").and(Err(failure)),
+        })?;
         let lines: String = lines.into_iter().map(|line| line + "\n").collect();
         print(if lines.is_empty() { "\n" } else { &lines })?;
     }

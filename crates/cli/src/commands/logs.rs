@@ -44,9 +44,11 @@ pub fn moment(text: &str, name: &str) -> Result<String> {
         return Ok(shown(Timestamp::from_nanos(human::now().nanos() - nanos)));
     }
     let bad = || {
-        Failure::new(format!(
-            "invalid value for \"{name}\": failed to parse value as time or duration: \"{text}\""
-        ))
+        let what = format!("failed to parse value as time or duration: \"{text}\"");
+        Failure::new(match name {
+            "" => what,
+            name => format!("invalid value for \"{name}\": {what}"),
+        })
     };
     let whole = match text.len() {
         // A date, or one with hours, or with minutes.

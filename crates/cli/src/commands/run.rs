@@ -62,10 +62,14 @@ pub fn run(app: &App<'_>) -> Result<u8> {
         body["HostConfig"]["ConsoleSize"] = serde_json::json!([rows, columns]);
     }
     // Bad keys cost nothing when they are seen before anything is made.
-    let (keys_text, keys) = app.detach_keys().map_err(|f| app.run_failure(f, 125))?;
+    let attaches = streams.stdin || streams.stdout || streams.stderr;
+    let (keys_text, keys) = match attaches {
+        true => app.detach_keys().map_err(|f| app.run_failure(f, 125))?,
+        false => (String::new(), crate::terminal::DetachKeys::default()),
+    };
     let id = make(app, &mut body).map_err(|failure| decorate(app, failure, 125))?;
     let object = format!("/containers/{id}");
-    if !(streams.stdin || streams.stdout || streams.stderr) {
+    if !attaches {
         app.client
             .post(format!("{object}/start"))
             .send()

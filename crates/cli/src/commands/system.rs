@@ -263,8 +263,8 @@ pub fn events(app: &App<'_>) -> Result<u8> {
         .client
         .get("/events")
         .given("filters", &filters(flags.list("filter")))
-        .given("since", &moment(flags.text("since"), "since")?)
-        .given("until", &moment(flags.text("until"), "until")?)
+        .given("since", &moment(flags.text("since"), "")?)
+        .given("until", &moment(flags.text("until"), "")?)
         .send()?;
     let mut reader = BufReader::new(answer);
     loop {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use gotmpl::{MissingKey, Template, TemplateError, Value};
 use serde_json::Value as Json;
 
-use super::shape;
+use hoy_template::shape;
+
+use super::typed::{self, Nothing};
 use crate::failure::{Failure, Result};
 
 /// The fields of JSON objects in the order they came in: templates know sorted maps only, and
@@ -49,14 +51,21 @@ pub fn check_of_list(text: &str) -> Result<()> {
 }
 
 /// A template's mistake as Go words it.
-fn mistake(text: &str, error: &TemplateError, missing: Missing) -> Failure {
+fn mistake(
+    text: &str,
+    error: &TemplateError,
+    missing: Missing,
+    rows: Option<(&'static str, &'static str)>,
+) -> Failure {
     let document = missing == Missing::Document;
+    let of = if document { "template parsing error" } else { "failed to execute template" };
+    let of = rows.map_or(of, |(of, _)| of);
     let (place, why) = match error {
         TemplateError::MissingKey { key } => {
-            let why = if document {
-                format!("map has no entry for key \"{key}\"")
-            } else {
-                format!("can't evaluate field {key}")
+            let why = match rows {
+                _ if document => format!("map has no entry for key \"{key}\""),
+                Some((_, go)) => format!("can't evaluate field {key} in type {go}"),
+                None => format!("can't evaluate field {key}"),
             };
             (shape::field(text, key), why)
         }
@@ -68,15 +77,34 @@ fn mistake(text: &str, error: &TemplateError, missing: Missing) -> Failure {
             };
             (shape::call(text, "index"), why)
         }
+        TemplateError::ArgCount { name, expected, got } => (
+            shape::call(text, name),
+            format!("wrong number of args for {name}: want {expected} got {got}"),
+        ),
         TemplateError::UndefinedFunction(name) => {
             let parse =
                 if document { "template parsing error" } else { "failed to parse template" };
             let text = format!("{parse}: template: :1: function \"{name}\" not defined");
             return Failure::new(text).with_code(if document { 64 } else { 1 });
         }
+        TemplateError::UndefinedVariable(name) => {
+            let name = name.trim_start_matches('$');
+            let parse =
+                if document { "template parsing error" } else { "failed to parse template" };
+            let text = format!("{parse}: template: :1: undefined variable \"${name}\"");
+            return Failure::new(text).with_code(if document { 64 } else { 1 });
+        }
+        // A field of what has none.
+        TemplateError::Exec(said) => match said.strip_prefix("can't evaluate field ") {
+            Some(rest) => {
+                let (key, kind) = rest.split_once(" in type ").unwrap_or((rest, "string"));
+                let kind = if document { "interface {}" } else { kind };
+                (shape::field(text, key), format!("can't evaluate field {key} in type {kind}"))
+            }
+            None => (None, error.to_string()),
+        },
         other => (None, other.to_string()),
     };
-    let of = if document { "template parsing error" } else { "failed to execute template" };
     let place = place.map(|place| place + ": ").unwrap_or_default();
     Failure::new(format!("{of}: {place}{why}"))
 }
@@ -87,7 +115,7 @@ fn bad_syntax(error: TemplateError) -> Failure {
     let text = match text.strip_prefix("template: ").and_then(|rest| {
         let (place, reason) = rest.split_once(": ")?;
         let (line, _) = place.split_once(':')?;
-        Some(format!("template: :{line}: {reason}"))
+        Some(format!("template: :{line}: {}", shape::parse_words(reason)))
     }) {
         Some(text) => text,
         None => text,
@@ -95,10 +123,28 @@ fn bad_syntax(error: TemplateError) -> Failure {
     Failure::new(format!("template parsing error: {text}")).with_code(64)
 }
 
-/// Runs a template over one value.
+/// Runs a template over one value. Go knows more of a document than is written there; where that
+/// leads nowhere, Docker tries what is written.
 pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
+    if missing == Missing::Document {
+        let nothings = typed::nothings(value);
+        let typed = (!nothings.is_empty()).then(|| over(text, value, missing, &nothings));
+        if let Some(Ok(said)) = typed {
+            return Ok(said);
+        }
+    }
+    over(text, value, missing, &[])
+}
+
+/// `nothings`: what is there beside what is written.
+fn over(
+    text: &str,
+    value: &Json,
+    missing: Missing,
+    nothings: &[(&str, &str, Nothing)],
+) -> Result<String> {
     let mut orders = HashMap::new();
-    let root = convert(value, &mut orders);
+    let root = convert(value, "", nothings, &mut orders);
     let orders: Orders = Arc::new(orders);
     let run = |keys: MissingKey| {
         functions(Template::new(""), &orders)
@@ -108,7 +154,18 @@ pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
             .map(|template| template.execute_to_string(&root))
     };
     match run(MissingKey::Error)? {
-        Ok(text) => Ok(text),
+        // Nothing is missing: what has no value is a pointer to nothing.
+        Ok(said) if !nothings.is_empty() && said.contains("<no value>") => {
+            let behind = |(_, field, nothing): &(&str, &str, Nothing)| {
+                *nothing == Nothing::Pointer && text.contains(&format!(".{field}."))
+            };
+            match nothings.iter().any(behind) {
+                // To Go a field of nothing is a mistake.
+                true => Err(Failure::new("nil pointer evaluating")),
+                false => Ok(said.replace("<no value>", "<nil>")),
+            }
+        }
+        Ok(said) => Ok(said),
         Err(error) => {
             // A label that is not set is no mistake.
             if missing == Missing::Document
@@ -117,7 +174,8 @@ pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
             {
                 return Ok(text);
             }
-            Err(mistake(text, &error, missing))
+            let rows = (missing == Missing::Mistake).then(|| typed::of_rows(value)).flatten();
+            Err(mistake(text, &error, missing, rows))
         }
     }
 }
@@ -137,7 +195,7 @@ const FREE_MAPS: &[&str] = &[
     "Data",
     "Containers",
     "Tmpfs",
-    "Config",
+    "LogConfig.Config",
 ];
 
 fn asks_a_free_map(template: &str, error: &str) -> bool {
@@ -169,7 +227,34 @@ fn with_calls(text: &str) -> String {
     out
 }
 
-fn convert(value: &Json, orders: &mut HashMap<usize, Vec<Arc<str>>>) -> Value {
+/// What a list or a map that is null has as its order: it is empty, and no JSON says so.
+const NULL: &str = "\0";
+
+fn nothing_of(nothing: Nothing, orders: &mut HashMap<usize, Vec<Arc<str>>>) -> Value {
+    match nothing {
+        Nothing::List => {
+            let list: Arc<[Value]> = Vec::new().into();
+            orders.insert(list.as_ptr().addr(), vec![NULL.into()]);
+            Value::List(list)
+        }
+        Nothing::Map => {
+            let map = Arc::new(BTreeMap::new());
+            orders.insert(Arc::as_ptr(&map).addr(), vec![NULL.into()]);
+            Value::Map(map)
+        }
+        Nothing::Pointer => Value::Nil,
+        Nothing::Text => Value::String("".into()),
+        Nothing::False => Value::Bool(false),
+    }
+}
+
+/// `path` leads to the value; `nothings` is what is there beside what is written.
+fn convert(
+    value: &Json,
+    path: &str,
+    nothings: &[(&str, &str, Nothing)],
+    orders: &mut HashMap<usize, Vec<Arc<str>>>,
+) -> Value {
     match value {
         Json::Null => Value::Nil,
         Json::Bool(value) => Value::Bool(*value),
@@ -182,7 +267,7 @@ fn convert(value: &Json, orders: &mut HashMap<usize, Vec<Arc<str>>>) -> Value {
         },
         Json::String(text) => Value::String(text.as_str().into()),
         Json::Array(values) => {
-            Value::List(values.iter().map(|value| convert(value, orders)).collect())
+            Value::List(values.iter().map(|value| convert(value, "[]", &[], orders)).collect())
         }
         Json::Object(map) => {
             let mut order = Vec::with_capacity(map.len());
@@ -190,7 +275,15 @@ fn convert(value: &Json, orders: &mut HashMap<usize, Vec<Arc<str>>>) -> Value {
             for (key, value) in map {
                 let key: Arc<str> = key.as_str().into();
                 order.push(key.clone());
-                sorted.insert(key, convert(value, orders));
+                let below = match path {
+                    _ if nothings.is_empty() => String::new(),
+                    "" => key.to_string(),
+                    path => format!("{path}.{key}"),
+                };
+                sorted.insert(key, convert(value, &below, nothings, orders));
+            }
+            for (_, field, nothing) in nothings.iter().filter(|(at, ..)| *at == path) {
+                sorted.insert((*field).into(), nothing_of(*nothing, orders));
             }
             // Rows of lists: `.Label "x"` looks into the labels, written `a=b,c=d`.
             if let (Some(Json::String(labels)), None) = (map.get("Labels"), map.get("Config")) {
@@ -222,7 +315,7 @@ fn functions(template: Template, orders: &Orders) -> Template {
         write_json(value, &orders, &mut out);
         out
     };
-    super::functions::of_values(template, Arc::new(json))
+    hoy_template::functions::of_values(template, Arc::new(json))
 }
 
 /// As Go's encoder writes a string: safe inside HTML, too.
@@ -234,6 +327,10 @@ fn quoted(text: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
+fn is_null(orders: &Orders, at: usize) -> bool {
+    orders.get(&at).is_some_and(|order| matches!(order.as_slice(), [one] if &**one == NULL))
+}
+
 fn write_json(value: &Value, orders: &Orders, out: &mut String) {
     match value {
         Value::Nil | Value::Function(_) => out.push_str("null"),
@@ -242,6 +339,8 @@ fn write_json(value: &Value, orders: &Orders, out: &mut String) {
         Value::Uint(number) => out.push_str(&number.to_string()),
         Value::Float(number) => out.push_str(&Json::from(*number).to_string()),
         Value::String(text) => out.push_str(&quoted(text)),
+        Value::List(values) if is_null(orders, values.as_ptr().addr()) => out.push_str("null"),
+        Value::Map(map) if is_null(orders, Arc::as_ptr(map).addr()) => out.push_str("null"),
         Value::List(values) => {
             out.push('[');
             for (index, value) in values.iter().enumerate() {
@@ -290,11 +389,11 @@ pub fn header(text: &str, headers: &Headers) -> Result<String> {
         text.replace_range(at..at + ".Label \"".len() + end + 1, &format!(".{key}"));
     }
     let mut orders = HashMap::new();
-    let root = convert(&Json::Object(row), &mut orders);
-    let template = super::functions::of_headers(Template::new(""));
+    let root = convert(&Json::Object(row), "", &[], &mut orders);
+    let template = hoy_template::functions::of_headers(Template::new(""));
     let template = template.missing_key(MissingKey::Invalid).parse(&text).map_err(bad_syntax)?;
     let result = template.execute_to_string(&root);
-    result.map_err(|error| mistake(&text, &error, Missing::Mistake))
+    result.map_err(|error| mistake(&text, &error, Missing::Mistake, None))
 }
 
 #[cfg(test)]
@@ -313,6 +412,29 @@ mod tests {
         assert_eq!(run("{{json .a}}", value.clone()), r#"{"z":[1,"x"],"y":null}"#);
         assert_eq!(run("{{.b}} {{upper .s}} {{.a.z}}", value.clone()), "1 HI [1 x]");
         assert_eq!(run("{{range $k, $v := .a}}{{$k}} {{end}}", value), "y z ");
+    }
+
+    #[test]
+    fn what_is_null_or_left_out() {
+        let value = json!({
+            "State": {"Pid": 1},
+            "HostConfig": {"Binds": null, "LogConfig": {"Type": "x", "Config": null}},
+            "Config": {"Entrypoint": null, "Labels": null, "Cmd": []}
+        });
+        for (text, says) in [
+            ("{{.Config.Entrypoint}}{{json .Config.Entrypoint}}", "[]null"),
+            ("{{len .HostConfig.Binds}}{{.HostConfig.LogConfig.Config}}", "0map[]"),
+            ("{{json .Config}}", r#"{"Entrypoint":null,"Labels":null,"Cmd":[]}"#),
+            ("{{.State.Health}}{{if .State.Health}}x{{end}}{{.Config.Volumes}}", "<nil>map[]"),
+            ("{{range .Config.Entrypoint}}x{{else}}y{{end}}{{json .Config.Cmd}}", "y[]"),
+            ("{{index .Config.Labels \"a\"}}|{{.Config.Labels.a}}", "|<no value>"),
+        ] {
+            assert_eq!(run(text, value.clone()), says, "{text}");
+        }
+        let says = "template parsing error: template: :1:8: executing \"\" at <.State.Health.Status>: map has no entry for key \"Health\"";
+        assert_eq!(run("{{.State.Health.Status}}", value.clone()), says);
+        let says = "template parsing error: template: :1:12: executing \"\" at <.State.Pid.Foo>: can't evaluate field Foo in type interface {}";
+        assert_eq!(run("{{.State.Pid.Foo}}", value), says);
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(crate) fn is_pipe(stream: &OwnedFd) -> bool {
 fn working_directory(path: &str, role: Role) -> Result<(), StartError> {
     let failed = |errno: Errno| StartError::system(&format!("chdir to cwd ({path:?})"), errno);
     if !path.starts_with('/') {
-        return Err(StartError::invalid(format!("the working directory {path:?} is not absolute")));
+        return Err(StartError::invalid("Cwd must be an absolute path"));
     }
     if without(Protection::WorkingDirectory) {
         return rustix::process::chdir(path).map_err(failed);

@@ -47,6 +47,7 @@ pub fn check(template: &str) -> Result<(), String> {
         let word = text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
         match word {
             "if" | "range" | "with" | "define" | "block" => open.push(word),
+            "else" if open.is_empty() => return Err("unexpected {{else}}".to_owned()),
             "end" if open.pop().is_none() => return Err("unexpected {{end}}".to_owned()),
             "break" | "continue" if text == word && !open.contains(&"range") => {
                 return Err(format!("{{{{{word}}}}} outside {{{{range}}}}"));
@@ -55,6 +56,18 @@ pub fn check(template: &str) -> Result<(), String> {
         }
     }
     if open.is_empty() { Ok(()) } else { Err("unexpected EOF".to_owned()) }
+}
+
+/// Go's words for what is no template.
+pub fn parse_words(message: &str) -> String {
+    match message {
+        "unterminated string" => "unterminated quoted string".to_owned(),
+        "empty command" => "missing value for command".to_owned(),
+        text if text.starts_with("expected RightParen, got RightDelim") => {
+            "unclosed left paren".to_owned()
+        }
+        text => text.to_owned(),
+    }
 }
 
 /// `:LINE:COLUMN: executing "" at <NODE>`, for the first field of this name.
@@ -67,8 +80,11 @@ pub fn field(template: &str, name: &str) -> Option<String> {
             }
             let part = |c: char| c.is_alphanumeric() || "_.$".contains(c);
             let begin = text[..found].rfind(|c| !part(c)).map_or(0, |before| before + 1);
-            let node = &text[begin..found + 1 + name.len()];
-            return Some(place(template, from + found, node));
+            // Go names the whole chain.
+            let rest = &text[found + 1 + name.len()..];
+            let chain = |c: char| !(c.is_alphanumeric() || c == '_' || c == '.');
+            let end = text.len() - rest.len() + rest.find(chain).unwrap_or(rest.len());
+            return Some(place(template, from + found, &text[begin..end]));
         }
     }
     None
@@ -77,8 +93,10 @@ pub fn field(template: &str, name: &str) -> Option<String> {
 /// The same, for the first call of this function.
 pub fn call(template: &str, name: &str) -> Option<String> {
     for (from, text) in actions(template) {
-        let found = text.match_indices(&format!("{name} ")).find(|(found, _)| {
-            !text[..*found].ends_with(|c: char| c.is_alphanumeric() || c == '.' || c == '_')
+        let found = text.match_indices(name).find(|(found, _)| {
+            let after = text[found + name.len()..].chars().next();
+            !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+                && !text[..*found].ends_with(|c: char| c.is_alphanumeric() || c == '.' || c == '_')
         });
         let Some((found, _)) = found else { continue };
         let mut depth = 0;
@@ -121,6 +139,7 @@ mod tests {
         }
         assert_eq!(check("{{if .A}}"), Err("unexpected EOF".to_owned()));
         assert_eq!(check("{{end}}"), Err("unexpected {{end}}".to_owned()));
+        assert_eq!(check("{{else}}"), Err("unexpected {{else}}".to_owned()));
         assert_eq!(check("{{break}}"), Err("{{break}} outside {{range}}".to_owned()));
     }
 
@@ -137,6 +156,10 @@ mod tests {
         assert_eq!(
             call("{{index .Mounts 0}}", "index").unwrap(),
             "template: :1:2: executing \"\" at <index .Mounts 0>"
+        );
+        assert_eq!(
+            field("{{.State.Nope.Status}}", "Nope").unwrap(),
+            "template: :1:8: executing \"\" at <.State.Nope.Status>"
         );
         assert_eq!(field("{{.Nopes}}", "Nope"), None);
     }

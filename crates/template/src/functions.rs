@@ -27,7 +27,14 @@ fn string(text: impl Into<String>) -> Value {
 /// The functions over values.
 pub fn of_values(template: Template, json: Writer) -> Template {
     let template = template
-        .func("json", move |args| Ok(string(json(args.first().unwrap_or(&Value::Nil)))))
+        .func("json", move |args| match args {
+            [value] => Ok(string(json(value))),
+            _ => Err(TemplateError::ArgCount {
+                name: "json".to_owned(),
+                expected: 1,
+                got: args.len(),
+            }),
+        })
         .func("upper", |args| Ok(string(text(args, 0).to_uppercase())))
         .func("lower", |args| Ok(string(text(args, 0).to_lowercase())))
         .func("title", |args| Ok(string(title(&text(args, 0)))))

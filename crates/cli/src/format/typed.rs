@@ -1,0 +1,153 @@
+//! What Go's types know of documents beside their JSON: a list or a map that is null is an empty one to
+//! a template (`[]`, `map[]`), and what is left out is there with its type's nothing. Pure.
+
+use serde_json::Value as Json;
+
+/// What a field is when it is null, or is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    List,
+    Map,
+    Pointer,
+    Text,
+    False,
+}
+
+use Nothing::{False, List, Map, Pointer, Text};
+
+type Fields = &'static [(&'static str, Nothing, &'static [&'static str])];
+
+const CONTAINER: Fields = &[
+    ("", List, &["Args", "ExecIDs", "Mounts"]),
+    ("", Pointer, &["SizeRw", "SizeRootFs", "ImageManifestDescriptor"]),
+    ("State", Pointer, &["Health"]),
+    ("GraphDriver", Map, &["Data"]),
+    ("Config", List, &["Env", "Cmd", "Entrypoint", "OnBuild", "Shell"]),
+    ("Config", Map, &["Volumes", "Labels", "ExposedPorts"]),
+    ("Config", Pointer, &["Healthcheck", "StopTimeout"]),
+    ("Config", Text, &["StopSignal"]),
+    ("Config", False, &["NetworkDisabled", "ArgsEscaped"]),
+    (
+        "HostConfig",
+        List,
+        &[
+            "Binds",
+            "VolumesFrom",
+            "CapAdd",
+            "CapDrop",
+            "Dns",
+            "DnsOptions",
+            "DnsSearch",
+            "ExtraHosts",
+            "GroupAdd",
+            "Links",
+            "SecurityOpt",
+            "BlkioWeightDevice",
+            "BlkioDeviceReadBps",
+            "BlkioDeviceWriteBps",
+            "BlkioDeviceReadIOps",
+            "BlkioDeviceWriteIOps",
+            "Devices",
+            "DeviceCgroupRules",
+            "DeviceRequests",
+            "Ulimits",
+            "Mounts",
+            "MaskedPaths",
+            "ReadonlyPaths",
+        ],
+    ),
+    ("HostConfig", Map, &["PortBindings", "Annotations", "StorageOpt", "Tmpfs", "Sysctls"]),
+    ("HostConfig", Pointer, &["MemorySwappiness", "OomKillDisable", "PidsLimit", "Init"]),
+    ("HostConfig", Text, &["Runtime"]),
+    ("HostConfig.LogConfig", Map, &["Config"]),
+    ("NetworkSettings", Map, &["Ports", "Networks"]),
+];
+
+const IMAGE: Fields = &[
+    ("", List, &["RepoTags", "RepoDigests"]),
+    ("GraphDriver", Map, &["Data"]),
+    ("RootFS", List, &["Layers"]),
+    ("Config", List, &["Env", "Cmd", "Entrypoint", "OnBuild", "Shell"]),
+    ("Config", Map, &["Volumes", "Labels", "ExposedPorts"]),
+    ("Config", Pointer, &["Healthcheck"]),
+    ("Config", Text, &["User", "WorkingDir", "StopSignal"]),
+    ("Config", False, &["ArgsEscaped"]),
+];
+
+const NETWORK: Fields = &[
+    ("", Map, &["Containers", "Options", "Labels"]),
+    ("", List, &["Peers"]),
+    ("IPAM", Map, &["Options"]),
+    ("IPAM", List, &["Config"]),
+];
+
+const VOLUME: Fields =
+    &[("", Map, &["Labels", "Options", "Status"]), ("", Pointer, &["UsageData"])];
+
+/// The fields of a document that may be nothing, by its own.
+fn of(document: &Json) -> Fields {
+    let has = |name: &str| document.get(name).is_some();
+    if has("State") && has("HostConfig") {
+        CONTAINER
+    } else if has("RootFS") {
+        IMAGE
+    } else if has("IPAM") {
+        NETWORK
+    } else if has("Mountpoint") && has("Driver") {
+        VOLUME
+    } else {
+        &[]
+    }
+}
+
+/// Where in a document is nothing, and of which kind: the object's path and the field.
+pub fn nothings(document: &Json) -> Vec<(&'static str, &'static str, Nothing)> {
+    let mut out = Vec::new();
+    for (path, nothing, fields) in of(document) {
+        let mut parts = path.split('.').filter(|part| !part.is_empty());
+        let Some(object) = parts.try_fold(document, |at, part| at.get(part)) else { continue };
+        if object.is_object() {
+            let empty = |field: &&&str| object.get(**field).is_none_or(Json::is_null);
+            out.extend(fields.iter().filter(empty).map(|field| (*path, *field, *nothing)));
+        }
+    }
+    out
+}
+
+/// What Go calls the rows of a list, and how a mistake in a template of them begins.
+pub fn of_rows(row: &Json) -> Option<(&'static str, &'static str)> {
+    let has = |name: &str| row.get(name).is_some();
+    const FIRST: &str = "failed to execute template";
+    const LATER: &str = "template parsing error";
+    Some(match () {
+        () if has("LocalVolumes") => (FIRST, "*formatter.ContainerContext"),
+        () if has("MemPerc") => (LATER, "*container.statsContext"),
+        () if has("Repository") && has("Digest") => (LATER, "*formatter.imageContext"),
+        () if has("CreatedBy") => (LATER, "*image.historyContext"),
+        () if has("DockerEndpoint") => (LATER, "*formatter.clientContextContext"),
+        () if has("IPv6") && has("Internal") => (LATER, "*network.networkContext"),
+        () if has("Mountpoint") && has("Links") => (LATER, "*formatter.volumeContext"),
+        () => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn by_the_document_s_own_fields() {
+        let container = json!({
+            "State": {"Health": {}},
+            "HostConfig": {"Binds": null, "LogConfig": {"Config": {}}},
+            "Mounts": []
+        });
+        let found = nothings(&container);
+        assert!(found.contains(&("HostConfig", "Binds", List)));
+        assert!(found.contains(&("", "ExecIDs", List)));
+        assert!(!found.iter().any(|(_, field, _)| matches!(*field, "Health" | "Config")));
+        assert!(!found.contains(&("", "Mounts", List)));
+        assert_eq!(nothings(&json!({"a": null})), []);
+    }
+}
