@@ -78,7 +78,8 @@ fn mounts_that_hang_or_are_gone() {
     is(&gone, "mount-source-missing", "likely");
     let text = "exec: \"/app\": it has waited in the kernel for too long, as for a file system";
     let late = refused(text, None);
-    assert!(causes(&late).iter().any(|cause| cause.kind == "file-system-hangs"));
+    let found = causes(&late);
+    assert!(found.len() == 1 && found[0].kind == "file-system-hangs", "{found:?}");
     let failed = Facts { gone: vec!["/srv/x".into()], ..ended(3) };
     is(&failed, "program-failed", "certain");
     assert!(causes(&failed).iter().any(|cause| cause.kind == "mount-source-missing"));
