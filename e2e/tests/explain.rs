@@ -198,7 +198,9 @@ fn gone(daemon: &Daemon) {
     std::fs::create_dir(&source).unwrap();
     let mount = format!("--mount type=bind,src={},dst=/x", source.display());
     begin(daemon, &["create"], "mount", &mount, &["busybox", "true"]);
+    begin(daemon, &["run", "-d"], "mounted", &mount, &["busybox", "sleep", "1000"]);
     std::fs::remove_dir(&source).unwrap();
+    says(daemon, "mounted", ["mount-source-missing", "likely", "not there any more"]);
     daemon.hoy(&["start", "mount"]).run().fails_with(1);
     says(daemon, "mount", ["mount-source-missing", "certain", "/source"]);
     let template = "{{.GraphDriver.Data.LowerDir}}";

@@ -76,6 +76,8 @@ fn held_by_the_kernel() {
         quick(&["run", "--rm", "busybox", "true"]);
     };
     everything_else();
+    let why = quick(&["explain", "held"]);
+    assert!(why.contains("cat (") && why.contains("waits for /first (fuse)"), "{why}");
     assert_eq!(quick(&["exec", "worker", "echo", "yes"]), "yes\n");
     quick(&["kill", "-s", "CONT", "worker"]);
     wait_until("a probe that hangs has failed", || {

@@ -240,6 +240,23 @@ fn the_network_works() {
     assert_eq!(userns("web").unwrap(), userns("two").unwrap());
     let plain = ["run", "-d", "--name", "plain", "--userns=host", "busybox", "sleep", "1000"];
     daemon.hoy(&plain).run().ok();
+    // The same of process numbers and IPC, with a network of its own: both belong to one.
+    let donor = ["run", "-d", "--name", "donor", "--ipc=shareable", "busybox", "sleep", "1001"];
+    daemon.hoy(&donor).run().ok();
+    let shares = ["--pid=container:donor", "--ipc=container:donor"];
+    let line = "touch /dev/shm/x && ps -o args | grep -c 'sleep 100[1]'; ip -o link | grep -c eth0";
+    assert_eq!(sh(&daemon, &shares, line).ok(), "1\n1\n");
+    assert_eq!(daemon.hoy(&["exec", "donor", "ls", "/dev/shm"]).run().ok(), "x\n");
+    let guest = ["run", "-d", "--name", "guest", "--network=container:donor", shares[0], shares[1]];
+    daemon.hoy(&guest).args(["busybox", "sleep", "1002"]).run().ok();
+    assert_eq!(userns("donor").unwrap(), userns("guest").unwrap());
+    let seen = daemon.hoy(&["exec", "guest", "sh", "-c", "ps -o args; id -u"]).run();
+    assert!(seen.ok().contains("sleep 1001") && seen.stdout.ends_with("\n0\n"), "{seen:?}");
+    let both = [shares[0], "--network=container:web"];
+    let refused = sh(&daemon, &both, "true");
+    assert!(refused.fails_with(125).stderr.contains("different user namespaces"), "{refused:?}");
+    let refused = sh(&daemon, &["--pid", "container:plain"], "true");
+    assert!(refused.fails_with(125).stderr.contains("its user namespace has other ids"));
     let refused = sh(&daemon, &["--network", "container:plain"], "true");
     assert!(refused.fails_with(125).stderr.contains("its user namespace has other ids"));
     assert_eq!(sh(&daemon, &["--network", "none"], "ls /sys/class/net").ok(), "lo\n");

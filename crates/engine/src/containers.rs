@@ -240,7 +240,6 @@ impl Inner {
         spec::fill_host(&mut host, &settings);
         sharing::settle(&config, &mut host, &settings, |other| Ok(self.registry.find(other)?.id))?;
         userns::check(&host, self.id_maps.is_some())?;
-        sharing::check_user(&host, self.userns(&host).is_some())?;
         if !settings.has_runtime(&host.runtime) {
             let text = format!("unknown or invalid runtime name: {}", host.runtime);
             return Err(Error::invalid(text));

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hoy_network::{
-    DnsClient, DnsSockets, Endpoint, EndpointNames, EndpointSpec, Forward, Forwarding, SandboxSpec,
-    Ticket,
+    DnsClient, DnsSockets, Endpoint, EndpointNames, EndpointSpec, Forward, Forwarding, Owner,
+    SandboxSpec, Ticket,
 };
 use hoy_store::Op;
 use hoy_types::{ContainerId, Timestamp};
@@ -43,14 +43,25 @@ pub(crate) fn noted_endpoints(exec_root: &std::path::Path, id: &str) -> Option<V
 
 impl Inner {
     /// The network of a container that is about to start. Blocks.
-    pub fn make_sandbox(&self, record: &Record) -> Result<Sandbox> {
+    /// `shared`: the user namespace of those that it shares more with.
+    pub fn make_sandbox(&self, record: &Record, shared: Option<Arc<OwnedFd>>) -> Result<Sandbox> {
         // The daemon's settings may be others than when it was created.
         userns::check(&record.host, self.id_maps.is_some())?;
-        let owner = self.userns(&record.host);
+        let remapped = self.userns(&record.host).is_some();
+        let owner = match shared.clone() {
+            Some(userns) => Some(Owner::Given(userns)),
+            None => self.userns(&record.host).cloned().map(Owner::New),
+        };
         let spec = match &record.network.mode {
             NetworkMode::Host => return Ok(Sandbox::Host),
-            NetworkMode::Container(other) => return self.join(other, owner.is_some()),
-            NetworkMode::None => SandboxSpec { owner: owner.cloned(), ..SandboxSpec::default() },
+            NetworkMode::Container(other) => {
+                let joined = self.join(other, remapped)?;
+                if let (Some(shared), Sandbox::Joined(_, Some(userns))) = (&shared, &joined) {
+                    crate::sharing::same(shared, userns)?;
+                }
+                return Ok(joined);
+            }
+            NetworkMode::None => SandboxSpec { owner, ..SandboxSpec::default() },
             NetworkMode::Networks => {
                 let mut endpoints = Vec::new();
                 for one in &record.network.attachments {
@@ -62,7 +73,7 @@ impl Inner {
                     name: record.name.clone(),
                     endpoints,
                     ports: ports(record)?,
-                    owner: owner.cloned(),
+                    owner,
                     dns: self.has_names(record),
                 }
             }
@@ -100,7 +111,10 @@ impl Inner {
             )));
         }
         let netns = namespace_of(&other)?;
-        let userns = if remapped { Some(self.userns_of(&other)?.into()) } else { None };
+        let userns = match remapped {
+            true => Some(self.userns_of(&other, "join network namespace")?.into()),
+            false => None,
+        };
         Ok(Sandbox::Joined(netns, userns))
     }
 

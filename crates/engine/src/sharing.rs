@@ -1,6 +1,7 @@
 //! Process numbers and IPC that containers share: what a mode means, and whose they are at a start.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use hoy_config::Settings;
 use hoy_runtime::NamespaceMode;
@@ -17,6 +18,8 @@ use crate::record::Record;
 pub(crate) struct Others {
     pub pid: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
+    /// The user namespace that these belong to, where the container is to have one: it is that.
+    pub userns: Option<Arc<OwnedFd>>,
 }
 
 impl Others {
@@ -90,23 +93,11 @@ pub(crate) fn settle(
     Ok(())
 }
 
-/// Who shares with another container would need a network of that one's user namespace.
-pub(crate) fn check_user(host: &HostConfig, remapped: bool) -> Result<()> {
-    let others = [&host.pid_mode, &host.ipc_mode].into_iter().any(|mode| named(mode).is_some());
-    if others && remapped {
-        return Err(Error::unavailable(
-            "to share with another container (--pid, --ipc) in a user namespace",
-        )
-        .hint("--userns=host has it in the host's, for both"));
-    }
-    Ok(())
-}
-
 impl Inner {
     /// The others of a container that is about to start. Blocks.
     pub fn others(&self, record: &Record) -> Result<Others> {
-        check_user(&record.host, self.userns(&record.host).is_some())?;
         let mut out = Others::default();
+        let remapped = self.userns(&record.host).is_some();
         for (kind, mode) in [("PID", &record.host.pid_mode), ("IPC", &record.host.ipc_mode)] {
             let Some(id) = named(mode) else { continue };
             // As Docker: whatever is wrong with another is this one's failure to start.
@@ -114,7 +105,15 @@ impl Inner {
                 let text = format!("failed to join {kind} namespace: {error}");
                 Error::new(ErrorKind::System, text).with_source(error)
             };
-            let process = self.other(id, kind == "IPC").map_err(refused)?;
+            let (process, other) = self.other(id, kind == "IPC").map_err(refused)?;
+            if remapped {
+                let doing = format!("join {kind} namespace");
+                let userns = self.userns_of(&other, &doing).map_err(refused)?.into();
+                match &out.userns {
+                    None => out.userns = Some(Arc::new(userns)),
+                    Some(known) => same(known, &userns).map_err(refused)?,
+                }
+            }
             match kind {
                 "PID" => out.pid = Some(process),
                 _ => out.ipc = Some(process),
@@ -123,7 +122,7 @@ impl Inner {
         Ok(out)
     }
 
-    fn other(&self, id: &str, ipc: bool) -> Result<OwnedFd> {
+    fn other(&self, id: &str, ipc: bool) -> Result<(OwnedFd, Arc<Record>)> {
         let handle = self.registry.find(id)?;
         let record = handle.record();
         let not_running = || Error::conflict(format!("container {id} is not running"));
@@ -149,7 +148,19 @@ impl Inner {
         if !now.state.phase.is_alive() || now.state.pid != record.state.pid {
             return Err(not_running());
         }
-        Ok(held)
+        Ok((held, now))
+    }
+}
+
+/// What a container shares with several must be of one user namespace: it can only be in one.
+pub(crate) fn same(one: &OwnedFd, other: &OwnedFd) -> Result<()> {
+    let of = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    match of(one) == of(other) {
+        true => Ok(()),
+        false => Err(Error::conflict(
+            "the containers that it shares namespaces with have different user namespaces",
+        )
+        .hint("one of them can join the other, as with --network container:NAME")),
     }
 }
 

@@ -57,8 +57,8 @@ impl Inner {
         self.id_maps.as_ref().filter(|_| host.userns_mode != "host")
     }
 
-    /// A container's network belongs to its user namespace: who shares one shares the other.
-    pub fn userns_of(&self, other: &Record) -> Result<std::fs::File> {
+    /// A container's other namespaces belong to its user namespace: who shares one shares that.
+    pub fn userns_of(&self, other: &Record, to: &str) -> Result<std::fs::File> {
         let path = |file: &str| format!("/proc/{}/{file}", other.state.pid);
         let doing = || failed("open the other's user namespace");
         let userns = std::fs::File::open(path("ns/user")).map_err(doing())?;
@@ -69,8 +69,7 @@ impl Inner {
             let text = std::fs::read_to_string(path(file)).map_err(doing())?;
             if !wanted.is_some_and(|wanted| text.split_whitespace().eq(wanted.split_whitespace())) {
                 return Err(Error::conflict(format!(
-                    "cannot join network namespace of container {}: its user namespace has other \
-                     ids",
+                    "cannot {to} of container {}: its user namespace has other ids",
                     other.name
                 )));
             }

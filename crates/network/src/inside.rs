@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use hoy_netlink::route::{Interface, Ipvlan, Macvlan, MacvlanMode, Route, Veth};
 use hoy_netlink::{NetlinkError, Socket, SocketKind};
 use hoy_sys::{process, userns};
-use hoy_types::IdMaps;
 use rustix::fs::{Mode, OFlags};
 
 use crate::NetworkError;
 use crate::dns::{self, DnsSockets};
 use crate::host::{HostSettings, write};
-use crate::sandbox::Endpoint;
+use crate::sandbox::{Endpoint, Owner};
 use crate::spec::{LinkMode, LinkOptions};
 
 /// The namespace, the user namespace that owns it, and the name server's sockets.
@@ -130,7 +129,7 @@ fn lacks(driver: &'static str) -> impl FnOnce(NetlinkError) -> NetworkError {
 
 /// A new namespace with its interfaces.
 pub(crate) fn make(
-    owner: Option<&IdMaps>,
+    owner: Option<&Owner>,
     with_dns: bool,
     endpoints: &[Endpoint],
     links: &[LinkPlan],
@@ -277,15 +276,24 @@ fn in_thread<T: Send>(
     })
 }
 
-/// Moves the calling thread into a new network namespace, which belongs to the machine or to a new
+/// Moves the calling thread into a new network namespace, which belongs to the machine or to a
 /// user namespace. Into that one the thread does not go: it stays the machine's root.
-fn new_namespace(owner: Option<&IdMaps>) -> Result<(OwnedFd, Option<OwnedFd>), NetworkError> {
-    if let Some(maps) = owner {
-        let made = userns::user_and_network(&maps.uid_map(), &maps.gid_map())
-            .map_err(NetworkError::Userns)?;
-        process::setns(made.net.as_fd(), process::NEWNET)
+fn new_namespace(owner: Option<&Owner>) -> Result<(OwnedFd, Option<OwnedFd>), NetworkError> {
+    if let Some(owner) = owner {
+        let (net, user) = match owner {
+            Owner::New(maps) => {
+                let made = userns::user_and_network(&maps.uid_map(), &maps.gid_map())
+                    .map_err(NetworkError::Userns)?;
+                (made.net, made.user)
+            }
+            Owner::Given(user) => {
+                let user = user.try_clone().map_err(NetworkError::Userns)?;
+                (userns::network_of(user.as_fd()).map_err(NetworkError::Userns)?, user)
+            }
+        };
+        process::setns(net.as_fd(), process::NEWNET)
             .map_err(NetworkError::io("enter the network namespace"))?;
-        return Ok((made.net, Some(made.user)));
+        return Ok((net, Some(user)));
     }
     process::unshare(process::NEWNET).map_err(NetworkError::io("make a network namespace"))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;

@@ -33,7 +33,7 @@ pub use inside::open_sockets_in;
 pub use keeper::KeeperPlace;
 pub use networks::{Link, Networks, Ticket};
 pub use ports::{BoundPort, Carrier, Families, Ports, Wanted};
-pub use sandbox::{Endpoint, EndpointSpec, SandboxSpec};
+pub use sandbox::{Endpoint, EndpointSpec, Owner, SandboxSpec};
 pub use spec::{
     BridgeOptions, Driver, Facts, LinkOptions, NetworkRequest, NetworkSpec, OTHER_GATEWAY4,
     OTHER_GATEWAY6, PoolRequest, PoolSpec, SpecError, is_interface_name,

@@ -1,6 +1,8 @@
 //! A container's network namespace: which endpoint is its way out (pure), and what is done inside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use hoy_types::{IdMaps, PortBinding};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,15 @@ pub struct EndpointSpec {
     pub sysctls: Vec<(String, String)>,
 }
 
+/// The user namespace that owns a network.
+#[derive(Clone, Debug)]
+pub enum Owner {
+    /// A new one with these ids.
+    New(IdMaps),
+    /// Another container's.
+    Given(Arc<OwnedFd>),
+}
+
 /// What a container wants of all networks.
 #[derive(Clone, Debug, Default)]
 pub struct SandboxSpec {
@@ -32,8 +43,8 @@ pub struct SandboxSpec {
     pub name: String,
     pub endpoints: Vec<EndpointSpec>,
     pub ports: Vec<PortBinding>,
-    /// The ids of the user namespace that is to own the network; absent, it is the machine's.
-    pub owner: Option<IdMaps>,
+    /// The user namespace that is to own the network; absent, it is the machine's.
+    pub owner: Option<Owner>,
     /// Sockets of the embedded name server are opened.
     pub dns: bool,
 }

@@ -88,8 +88,8 @@ impl Driver {
         let record = self.record.clone();
         let others = inner.others(&record).map_err(other)?;
         let network = tokio::task::spawn_blocking({
-            let inner = Arc::clone(&inner);
-            move || inner.make_sandbox(&record)
+            let (inner, userns) = (Arc::clone(&inner), others.userns.clone());
+            move || inner.make_sandbox(&record, userns)
         });
         let id = self.id().to_owned();
         let shim = tokio::task::spawn_blocking({

@@ -91,12 +91,80 @@ pub(crate) fn causes(facts: &Facts) -> Vec<Cause> {
                 );
             }
         }
-        Stage::Refused => refused::causes(facts, &mut out),
-        Stage::Alive => alive(facts, &mut out),
-        Stage::Ended => ended(facts, &mut out),
+        Stage::Refused => {
+            hangs(facts, &mut out);
+            refused::causes(facts, &mut out);
+        }
+        Stage::Alive => {
+            hangs(facts, &mut out);
+            source_deleted(facts, &mut out);
+            alive(facts, &mut out);
+        }
+        Stage::Ended => {
+            ended(facts, &mut out);
+            source_deleted(facts, &mut out);
+        }
     }
     restarts(facts, &mut out);
     out.sorted()
+}
+
+/// A mount whose server does not answer.
+fn hangs(facts: &Facts, out: &mut Causes) {
+    let said = facts.error.contains("waited in the kernel for too long");
+    if facts.silent.is_none() && facts.waits.is_empty() && !said {
+        return;
+    }
+    let places: Vec<String> =
+        facts.served.iter().map(|(target, kind)| format!("{target} ({kind})")).collect();
+    let (sure, what) = match (&facts.silent, facts.waits.first(), places.as_slice()) {
+        (Some(path), _, _) => {
+            (Sure::Certain, format!("What it mounts does not answer: {path} hangs."))
+        }
+        (None, Some(one), [place]) => (
+            Sure::Certain,
+            format!(
+                "Its process {} ({}) waits for {place}, which does not answer.",
+                one.name, one.pid
+            ),
+        ),
+        (None, Some(one), _) => (
+            Sure::Certain,
+            format!(
+                "Its process {} ({}) waits for a file system that does not answer.",
+                one.name, one.pid
+            ),
+        ),
+        (None, None, _) => (
+            Sure::Likely,
+            "Its program, or what that needs, lies on a file system that does not answer."
+                .to_owned(),
+        ),
+    };
+    let hint = "see whether the file system's server runs and can be reached: what waits for it \
+                goes on when it answers, and cannot be ended before";
+    out.add(sure, "file-system-hangs", what, hint);
+    for one in &facts.waits {
+        out.because(format!("{} ({}) is in {}", one.name, one.pid, one.place));
+    }
+    if places.len() > 1 {
+        out.because(format!("it has mounts of servers at {}", places.join(", ")));
+    }
+}
+
+/// A bind mount whose source is gone since it was started.
+fn source_deleted(facts: &Facts, out: &mut Causes) {
+    for path in &facts.gone {
+        out.add(
+            Sure::Likely,
+            "mount-source-missing",
+            format!(
+                "{path}, which it mounts, is not there any more: it sees what was there before, and \
+                 does not start again."
+            ),
+            "make it anew, and then restart the container",
+        );
+    }
 }
 
 fn alive(facts: &Facts, out: &mut Causes) {

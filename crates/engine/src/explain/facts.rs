@@ -4,6 +4,8 @@ use hoy_look::Findings;
 use hoy_shim::{EndRecord, Room};
 use hoy_wire::Health;
 
+use super::waiting::Waiting;
+
 /// See the module. Times are nanoseconds since 1970.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
@@ -33,6 +35,12 @@ pub(crate) struct Facts {
     pub targets: Vec<String>,
     /// Sources of bind mounts that are not there now.
     pub gone: Vec<String>,
+    /// One that does not answer who looks for it.
+    pub silent: Option<String>,
+    /// Processes of it that wait for a file system's server.
+    pub waits: Vec<Waiting>,
+    /// Where it has file systems with servers, and of which kind.
+    pub served: Vec<(String, String)>,
     pub policy: String,
     pub restarts: i64,
     pub health: Option<Health>,

@@ -8,9 +8,11 @@
 mod causes;
 mod facts;
 mod refused;
+mod waiting;
 mod words;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hoy_logs::{Follower, Query, Tail};
@@ -42,12 +44,15 @@ const LONGEST: usize = 4096;
 pub(crate) struct Looks {
     worker: hoy_look::Worker,
     turns: tokio::sync::Semaphore,
+    /// Of those who look for sources of mounts: one that does not answer keeps its turn.
+    sources: Arc<tokio::sync::Semaphore>,
 }
 
 impl Looks {
     pub fn new(program: PathBuf) -> Self {
         let turns = tokio::sync::Semaphore::new(WORKERS);
-        Self { worker: hoy_look::Worker { program }, turns }
+        let sources = Arc::new(tokio::sync::Semaphore::new(WORKERS));
+        Self { worker: hoy_look::Worker { program }, turns, sources }
     }
 }
 
@@ -56,12 +61,12 @@ impl Engine {
     pub async fn explain(&self, id: &str) -> Result<Explanation> {
         let handle = self.find(id)?;
         let record = handle.record();
-        let inner = std::sync::Arc::clone(&self.inner);
+        let inner = Arc::clone(&self.inner);
         let mut known = inner.known(&record);
         if asks_for_files(&known) {
             let turn = tokio::time::timeout(PATIENCE, self.inner.looks.turns.acquire()).await;
             if let Ok(Ok(_turn)) = turn {
-                let (inner, record) = (std::sync::Arc::clone(&inner), record.clone());
+                let (inner, record) = (Arc::clone(&inner), record.clone());
                 let look = tokio::task::spawn_blocking(move || inner.look(&record));
                 // A worker that is late is ended; what it would have said is not known.
                 known.files = tokio::time::timeout(PATIENCE, look)
@@ -72,15 +77,23 @@ impl Engine {
             }
         }
         let seen = {
-            let (inner, record) = (std::sync::Arc::clone(&inner), record.clone());
+            let (inner, record) = (Arc::clone(&inner), record.clone());
             tokio::task::spawn_blocking(move || inner.seen(&record))
         };
         if let Ok(seen) = tokio::time::timeout(PATIENCE, seen).await {
-            let Seen { end, room, gone, log, booted } = seen.map_err(lost)?;
+            let Seen { end, room, log, booted, waits, served } = seen.map_err(lost)?;
             let alive = known.stage() == Stage::Alive;
             let of_this_run = if alive { 0 } else { known.finished };
             let end = end.filter(|end| end.finished_at == of_this_run);
-            known = Facts { end, room, gone, log, booted, ..known };
+            known = Facts { end, room, log, booted, waits, served, ..known };
+        }
+        if let Ok(turn) = Arc::clone(&self.inner.looks.sources).try_acquire_owned() {
+            let binds = record.mounts.iter().filter_map(|mount| match &mount.kind {
+                MountKind::Bind { source, .. } => Some(source.clone()),
+                _ => None,
+            });
+            let found = waiting::sources(binds.collect(), turn).await;
+            (known.gone, known.silent) = (found.gone, found.silent);
         }
         Ok(told(handle.id.as_str(), &record, &known))
     }
@@ -99,9 +112,10 @@ fn asks_for_files(facts: &Facts) -> bool {
 struct Seen {
     end: Option<EndRecord>,
     room: Option<Room>,
-    gone: Vec<String>,
     log: Vec<String>,
     booted: i64,
+    waits: Vec<waiting::Waiting>,
+    served: Vec<(String, String)>,
 }
 
 impl Inner {
@@ -168,20 +182,29 @@ impl Inner {
 
     fn seen(&self, record: &Record) -> Seen {
         let directory = self.store.container_directory(record.key());
-        let gone = record.mounts.iter().filter_map(|mount| match &mount.kind {
-            MountKind::Bind { source, .. } => Some(source).filter(|path| {
-                let found = std::fs::symlink_metadata(path);
-                found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-            }),
-            _ => None,
-        });
+        let (waits, served) = self.held(record);
         Seen {
             end: EndRecord::read(&directory),
             room: Room::at(&directory),
-            gone: gone.cloned().collect(),
             log: self.last_lines(record),
             booted: booted(),
+            waits,
+            served,
         }
+    }
+
+    /// Its processes that wait for a file system's server, and what it has of such.
+    fn held(&self, record: &Record) -> (Vec<waiting::Waiting>, Vec<(String, String)>) {
+        if !record.state.phase.is_alive() {
+            return Default::default();
+        }
+        let plan = crate::plan::cgroup(record, &self.settings);
+        let cgroup = hoy_cgroup::Cgroup::open(&plan).ok().flatten();
+        let processes = cgroup.map(|cgroup| cgroup.processes()).unwrap_or_default();
+        let waits = waiting::of_processes(&processes);
+        let mounts = format!("/proc/{}/mountinfo", record.state.pid);
+        let served = waiting::served(&std::fs::read_to_string(mounts).unwrap_or_default());
+        (waits, served)
     }
 
     fn last_lines(&self, record: &Record) -> Vec<String> {

@@ -11,7 +11,9 @@ pub(crate) fn causes(facts: &Facts, out: &mut Causes) {
     let error = facts.error.as_str();
     let says = |part: &str| error.contains(part);
     let hint_of_image = "build or load the image again with it";
-    if says("unable to start container process") || says("exec format error") || says("exec ") {
+    let began = says("unable to start container process") || says("exec format error");
+    // Of what hangs nobody knows what it would have been.
+    if (began || says("exec ")) && !out.has("file-system-hangs") {
         program(facts, out);
     }
     if says("unable to find user ") {

@@ -56,6 +56,36 @@ fn something_is_always_said() {
 }
 
 #[test]
+fn mounts_that_hang_or_are_gone() {
+    let running = Facts { status: "running".into(), ..Facts::default() };
+    is(&running, "running", "certain");
+    let one = super::super::waiting::Waiting {
+        pid: 7,
+        name: "cat".into(),
+        place: "request_wait_answer".into(),
+    };
+    let served = |names: &[&str]| {
+        names.iter().map(|name| ((*name).to_owned(), "fuse".to_owned())).collect::<Vec<_>>()
+    };
+    let waits = Facts { waits: vec![one], served: served(&["/data"]), ..running.clone() };
+    is(&waits, "file-system-hangs", "certain");
+    assert!(causes(&waits)[0].what.contains("cat (7) waits for /data (fuse)"));
+    let several = Facts { served: served(&["/a", "/b"]), ..waits };
+    assert!(causes(&several)[0].evidence[1].contains("/a (fuse), /b (fuse)"));
+    let silent = Facts { silent: Some("/srv/x".into()), ..running.clone() };
+    is(&silent, "file-system-hangs", "certain");
+    let gone = Facts { gone: vec!["/srv/x".into()], ..running };
+    is(&gone, "mount-source-missing", "likely");
+    let text = "exec: \"/app\": it has waited in the kernel for too long, as for a file system";
+    let late = refused(text, None);
+    let found = causes(&late);
+    assert!(found.len() == 1 && found[0].kind == "file-system-hangs", "{found:?}");
+    let failed = Facts { gone: vec!["/srv/x".into()], ..ended(3) };
+    is(&failed, "program-failed", "certain");
+    assert!(causes(&failed).iter().any(|cause| cause.kind == "mount-source-missing"));
+}
+
+#[test]
 fn a_loader_of_another_c_library_and_another_machine() {
     let elf = |machine, interpreter: &str, there| {
         let interpreter = interpreter.to_owned();
