@@ -57,6 +57,10 @@ if (($ARGV[0] // '') eq 'docker-cli-plugin-metadata') {
     print '{"SchemaVersion":"0.1.0","Vendor":"Test","Version":"v1","ShortDescription":"Greets"}';
     exit;
 }
+if (($ARGV[1] // '') eq 'docker-cli-plugin-hooks') {
+    print '{"Type":0,"Template":"after {{.Name}} {{flag . \"format\"}}{{arg . 0}}\nand"}';
+    exit;
+}
 print "args: @ARGV\nhost: $ENV{DOCKER_HOST} builder: $ENV{BUILDX_BUILDER}\n";
 exit 7 if "@ARGV" =~ /fail/;
 exit unless "@ARGV" =~ /wait/;
@@ -166,6 +170,7 @@ fn plugins(daemon: &Daemon) {
         text.contains("\n  greet*      Greets\n") && text.contains("\nInvalid Plugins:\n  broken "),
         "{text}"
     );
+    hooks(daemon);
     // Our engine is where Docker's rules do not look: a plugin is told.
     let own = Run::new(programs().join("hoy"))
         .args(["greet", "x"])
@@ -181,6 +186,33 @@ fn plugins(daemon: &Daemon) {
     Run::new("kill").args(["-TERM", &child.id().to_string()]).run().ok();
     assert_eq!(out.next().as_deref(), Some("told 0"));
     assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+/// What a plugin has to say after a command, on a terminal alone.
+fn hooks(daemon: &Daemon) {
+    let file = daemon.path("client/config.json");
+    let text = r#"{"features": {"hooks": "true"}, "plugins": {"greet": {
+        "hooks": "container ls,volume", "error-hooks": "ps"}}}"#;
+    std::fs::write(&file, text).unwrap();
+    let say = |program: &Path, line: &str| {
+        let whole = format!("{} {line}", program.display());
+        let run = Run::new("script").args(["-qec", &whole, "/dev/null"]);
+        let run = run.env("DOCKER_HOST", daemon.host()).env("HOY_HOST", daemon.host());
+        run.env("DOCKER_CONFIG", daemon.path("client")).run().stdout
+    };
+    let (docker, hoy) = (docker_cli(), programs().join("hoy"));
+    for line in
+        ["container ps -aq --format {{.Names}}", "volume ls -q --format {{.Name}} ", "ps -aq"]
+    {
+        assert_eq!(say(&docker, line), say(&hoy, line), "{line}");
+    }
+    let said = say(&hoy, "container ps --all --format {{.Names}}");
+    let lines = "c1\r\n\x1b[1m\r\nWhat's next:\x1b[0m\r\n    after ls {{.Names}}\r\n    and\r\n";
+    assert_eq!(said, lines);
+    // Docker's newer clients know hooks for what has failed.
+    assert!(say(&hoy, "ps --format {{.Nope}}").contains("    after ps {{.Nope}}\r\n"));
+    assert!(!daemon.hoy(&["container", "ps"]).run().stderr.contains("next"));
+    std::fs::remove_file(file).unwrap();
 }
 
 fn contexts(daemon: &Daemon) {
@@ -221,6 +253,16 @@ fn contexts(daemon: &Daemon) {
     say(&docker, &["context", "export", "ours", &file]).ok();
     say(&hoy, &["context", "import", "again", &file]).ok();
     assert!(say(&docker, &["context", "inspect", "again"]).ok().contains(&daemon.host()));
+    // A zip file, as other programs write them.
+    let zip = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/cli/golden/context.zip");
+    let [theirs, ours] = [(&docker, "zip1"), (&hoy, "zip2")].map(|(program, name)| {
+        say(program, &["context", "import", name, zip]).ok();
+        let format = "{{json .Metadata}} {{json .Endpoints}} {{json .TLSMaterial}}";
+        say(&docker, &["context", "inspect", "-f", format, name]).ok().replace(name, "zip")
+    });
+    assert_eq!(theirs, ours);
+    assert!(ours.contains("from a zip") && ours.contains("ca.pem"), "{ours}");
+    say(&hoy, &["context", "rm", "zip1", "zip2"]).ok();
     assert!(say(&hoy, &["context", "rm", "theirs"]).fails_with(1).stderr.contains("is in use"));
     say(&hoy, &["context", "rm", "-f", "theirs", "again", "ours"]).ok();
     assert_eq!(say(&docker, &["context", "ls", "-q"]).ok(), "default\n");

@@ -11,6 +11,7 @@ use sha2::Digest as _;
 
 use crate::failure::{Failure, Result};
 use crate::format::natural;
+use crate::zip;
 
 /// The context that is no file: what the environment says.
 pub const DEFAULT: &str = "default";
@@ -206,8 +207,7 @@ impl Store {
     /// Takes a context out of an archive, under a name of its own.
     pub fn import(&self, name: &str, archive: impl Read) -> Result<()> {
         let bad = || Failure::new("archive/tar: invalid tar header");
-        let mut context = None;
-        let mut pems = Pems::new();
+        let mut imported = Imported::default();
         // Docker's export leaves the padding behind the last file out.
         let archive = archive.take(MAX).chain(io::repeat(0).take(2 * 512));
         let mut tar = tar::Archive::new(archive);
@@ -220,29 +220,60 @@ impl Store {
             }
             let mut text = Vec::new();
             entry.read_to_end(&mut text)?;
-            if path == "meta.json" {
-                let parsed = Context::parse(&text).map_err(|error| {
-                    let ends = error.is_eof();
-                    Failure::new(if ends {
-                        "unexpected end of JSON input".to_owned()
-                    } else {
-                        error.to_string()
-                    })
-                })?;
-                context = Some(Context { name: name.to_owned(), ..parsed });
-                continue;
-            }
-            match path.strip_prefix("tls/docker/") {
-                // A name in an archive is a stranger's word.
-                Some(file) if kind.is_file() && PEMS.contains(&file) => {
-                    pems.push((file.to_owned(), text))
-                }
-                _ if path.starts_with("tls/") => {}
-                _ => return Err(Failure::new(format!("{path}: unexpected context file"))),
-            }
+            imported.take(path, kind.is_file(), text)?;
         }
+        self.save_imported(name, imported)
+    }
+
+    /// The same from a zip file, as which other programs make them.
+    pub fn import_zip(&self, name: &str, archive: impl Read) -> Result<()> {
+        let mut whole = Vec::new();
+        archive.take(MAX + 1).read_to_end(&mut whole)?;
+        if whole.len() as u64 > MAX {
+            return Err(Failure::new("read exceeds the defined limit"));
+        }
+        let mut imported = Imported::default();
+        for (path, text) in zip::files(&whole, MAX as usize).map_err(Failure::new)? {
+            imported.take(path, true, text)?;
+        }
+        self.save_imported(name, imported)
+    }
+
+    fn save_imported(&self, name: &str, imported: Imported) -> Result<()> {
+        let context = imported.context;
         let context = context.ok_or_else(|| Failure::new("invalid context: no metadata found"))?;
-        self.save(&context, Some(&pems))
+        self.save(&Context { name: name.to_owned(), ..context }, Some(&imported.pems))
+    }
+}
+
+/// What an archive has brought.
+#[derive(Default)]
+struct Imported {
+    context: Option<Context>,
+    pems: Pems,
+}
+
+impl Imported {
+    fn take(&mut self, path: String, is_file: bool, text: Vec<u8>) -> Result<()> {
+        if path == "meta.json" {
+            let parsed = Context::parse(&text).map_err(|error| {
+                Failure::new(match error.is_eof() {
+                    true => "unexpected end of JSON input".to_owned(),
+                    false => error.to_string(),
+                })
+            })?;
+            self.context = Some(parsed);
+            return Ok(());
+        }
+        match path.strip_prefix("tls/docker/") {
+            // A name in an archive is a stranger's word.
+            Some(file) if is_file && PEMS.contains(&file) => {
+                self.pems.push((file.to_owned(), text));
+            }
+            _ if path.starts_with("tls/") => {}
+            _ => return Err(Failure::new(format!("{path}: unexpected context file"))),
+        }
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ mod format;
 mod go_path;
 mod grammar;
 mod help;
+mod hooks;
 mod ipam;
 mod mounts;
 mod networking;
@@ -32,6 +33,7 @@ mod session;
 mod settings;
 mod signals;
 mod terminal;
+mod zip;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -146,7 +148,9 @@ fn run(words: &[String]) -> Result<u8> {
             command.path
         )));
     }
-    execute(&command, rest, &global)
+    let result = execute(&command, rest, &global);
+    hooks::after_command(&command, rest, &global, &result);
+    result
 }
 
 /// Help that nobody asked for by name goes where errors go.
@@ -192,7 +196,11 @@ fn by_plugin(words: &[String], global: &Parsed) -> Result<Option<u8>> {
         return Ok(None);
     }
     match plugins::find(first, global) {
-        Some(plugin) if plugin.about.is_ok() => plugins::run(&plugin, words, &[], global).map(Some),
+        Some(plugin) if plugin.about.is_ok() => {
+            let code = plugins::run(&plugin, words, &[], global)?;
+            hooks::after_plugin(args, global);
+            Ok(Some(code))
+        }
         _ => Ok(None),
     }
 }
@@ -230,7 +238,11 @@ fn by_builder(words: &[String], global: &Parsed) -> Result<Option<u8>> {
     if !named {
         more.push(("BUILDX_BUILDER", connect::Said::of(global).context().to_owned()));
     }
-    plugins::run(&plugin, &words, &more, global).map(Some)
+    let code = plugins::run(&plugin, &words, &more, global)?;
+    if let Some(args) = plugins::forwarded(&global.args, &global.args, builder) {
+        hooks::after_plugin(&args, global);
+    }
+    Ok(Some(code))
 }
 
 /// `--help` before the command.

@@ -109,15 +109,7 @@ fn ask(name: &str, path: &Path) -> std::result::Result<Map<String, Value>, Strin
     if !executable {
         return Err(failed(format!("fork/exec {}: permission denied", path.display())));
     }
-    let mut child = Command::new(path)
-        .arg(METADATA)
-        .env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", original())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(format!("fork/exec {}: {error}", path.display())))?;
-    let answer = answer_of(&mut child).map_err(failed)?;
+    let answer = answer(path, &[METADATA]).map_err(failed)?;
     let about: Map<String, Value> =
         serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
     let text = |key: &str| about.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -131,6 +123,19 @@ fn ask(name: &str, path: &Path) -> std::result::Result<Map<String, Value>, Strin
         return Err("plugin metadata does not define a vendor".to_owned());
     }
     Ok(about)
+}
+
+/// What a plugin answers to a question of its protocol.
+pub fn answer(path: &Path, words: &[&str]) -> std::result::Result<Vec<u8>, String> {
+    let mut child = Command::new(path)
+        .args(words)
+        .env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", original())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("fork/exec {}: {error}", path.display()))?;
+    answer_of(&mut child)
 }
 
 /// What a program writes until it ends; it has not forever.

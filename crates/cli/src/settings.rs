@@ -48,6 +48,11 @@ pub fn load(directory: &Path) -> Value {
     }
 }
 
+/// The same without a word about what is wrong with the file.
+pub fn silently(directory: &Path) -> Option<Value> {
+    read(&file(directory)).ok()
+}
+
 fn read(path: &Path) -> io::Result<Value> {
     let text = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new().into()),

@@ -139,10 +139,10 @@ impl Filter {
                 "name" => any(&|value| {
                     matches(value, &record.name) || matches(value, &format!("/{}", record.name))
                 }),
-                "status" => any(&|value| record.state.phase.status() == value),
+                "status" => any(&|value| record.state.shown().status() == value),
                 "health" => any(&|value| crate::health::of(record) == value),
                 "exited" => any(&|value| {
-                    record.state.phase == Phase::Exited
+                    record.state.shown() == Phase::Exited
                         && value.parse() == Ok(record.state.exit_code)
                 }),
                 // Of Windows.

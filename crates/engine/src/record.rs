@@ -132,6 +132,16 @@ pub struct State {
     pub finished_at: Timestamp,
 }
 
+impl State {
+    /// What people see: one that starts again is, until it runs, what it was.
+    pub fn shown(&self) -> Phase {
+        match self.phase {
+            Phase::Starting if !self.finished_at.is_zero() => Phase::Exited,
+            phase => phase,
+        }
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         Self {

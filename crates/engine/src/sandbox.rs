@@ -107,7 +107,7 @@ impl Inner {
             return Err(Error::conflict(format!(
                 "cannot join network namespace of a non running container: container {} is {}",
                 other.name,
-                other.state.phase.status()
+                other.state.shown().status()
             )));
         }
         let netns = namespace_of(&other)?;

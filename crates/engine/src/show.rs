@@ -37,7 +37,7 @@ pub(crate) fn inspect(inner: &Inner, record: &Record) -> wire::ContainerInspect 
         path: record.command.first().cloned().unwrap_or_default(),
         args: Some(record.command.get(1..).unwrap_or_default().to_vec()),
         state: Some(wire::ContainerState {
-            status: state.phase.status().to_owned(),
+            status: state.shown().status().to_owned(),
             running: state.phase.is_up(),
             paused: state.phase == Phase::Paused,
             restarting: state.phase == Phase::Restarting,
@@ -235,7 +235,7 @@ pub(crate) fn summary(inner: &Inner, record: &Record) -> wire::ContainerSummary 
         created: record.created.seconds(),
         ports: Some(port_list(record)),
         labels: Some(record.config.labels.clone().unwrap_or_default()),
-        state: record.state.phase.status().to_owned(),
+        state: record.state.shown().status().to_owned(),
         status: status(record, now()),
         host_config: wire::HostConfigSummary {
             network_mode: record.host.network_mode.clone(),
@@ -264,7 +264,7 @@ fn shown_image(inner: &Inner, record: &Record) -> String {
 /// `Up 3 seconds`, `Exited (0) 5 minutes ago`.
 fn status(record: &Record, now: Timestamp) -> String {
     let state = &record.state;
-    match state.phase {
+    match state.shown() {
         Phase::Created | Phase::Starting => "Created".to_owned(),
         Phase::Removing => "Removal In Progress".to_owned(),
         Phase::Running => {

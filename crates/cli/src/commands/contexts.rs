@@ -411,11 +411,10 @@ impl Of<'_> {
         let mut head = [0; 4];
         let read = source.read(&mut head)?;
         if head[..read] == *b"PK\x03\x04" {
-            return Err(Failure::new(
-                "a context in a zip file is not available: export it as a tar file",
-            ));
+            self.store.import_zip(name, head[..read].chain(source))?;
+        } else {
+            self.store.import(name, head[..read].chain(source))?;
         }
-        self.store.import(name, head[..read].chain(source))?;
         self.done(name, "imported")
     }
 }
