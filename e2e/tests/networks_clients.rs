@@ -239,7 +239,10 @@ fn as_docker(text: &str) -> String {
         Some(rest) => format!("docker {rest}"),
         None => text.to_owned(),
     };
-    let text = text.replace("hoy: ", "docker: ").replace("'hoy ", "'docker ");
+    let text = text
+        .replace("hoy: ", "docker: ")
+        .replace("'hoy ", "'docker ")
+        .replace("\thoy ", "\tdocker ");
     text.replace(" hoy ", " docker ").replace("\"hoy ", "\"docker ")
 }
 

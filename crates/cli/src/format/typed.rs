@@ -17,6 +17,7 @@ use Nothing::{False, List, Map, Pointer, Text};
 
 type Fields = &'static [(&'static str, Nothing, &'static [&'static str])];
 
+/// Without those that have another name in Go (`Dns`): only what is written has them.
 const CONTAINER: Fields = &[
     ("", List, &["Args", "ExecIDs", "Mounts"]),
     ("", Pointer, &["SizeRw", "SizeRootFs", "ImageManifestDescriptor"]),
@@ -35,9 +36,6 @@ const CONTAINER: Fields = &[
             "VolumesFrom",
             "CapAdd",
             "CapDrop",
-            "Dns",
-            "DnsOptions",
-            "DnsSearch",
             "ExtraHosts",
             "GroupAdd",
             "Links",
