@@ -126,6 +126,18 @@ fn bad_syntax(error: TemplateError) -> Failure {
 /// Runs a template over one value. Go knows more of a document than is written there; where that
 /// leads nowhere, Docker tries what is written.
 pub fn one(text: &str, value: &Json, missing: Missing) -> Result<String> {
+    let said = as_it_is(text, value, missing);
+    if said.is_err()
+        && missing == Missing::Document
+        && let Some(named) = typed::as_go_names_it(value, text)
+        && let Ok(said) = as_it_is(text, &named, missing)
+    {
+        return Ok(said);
+    }
+    said
+}
+
+fn as_it_is(text: &str, value: &Json, missing: Missing) -> Result<String> {
     if missing == Missing::Document {
         let nothings = typed::nothings(value);
         let typed = (!nothings.is_empty()).then(|| over(text, value, missing, &nothings));

@@ -112,6 +112,63 @@ pub fn nothings(document: &Json) -> Vec<(&'static str, &'static str, Nothing)> {
     out
 }
 
+/// Fields whose names in Go are not those of their JSON.
+const GO_NAMES: &[(&str, &str)] = &[
+    ("ID", "Id"),
+    ("ID", "id"),
+    ("Status", "status"),
+    ("From", "from"),
+    ("Scope", "scope"),
+    ("Time", "time"),
+    ("TimeNano", "timeNano"),
+    ("DNS", "Dns"),
+    ("DNSOptions", "DnsOptions"),
+    ("DNSSearch", "DnsSearch"),
+    ("CPUShares", "CpuShares"),
+    ("NanoCPUs", "NanoCpus"),
+    ("CPUPeriod", "CpuPeriod"),
+    ("CPUQuota", "CpuQuota"),
+    ("CPURealtimePeriod", "CpuRealtimePeriod"),
+    ("CPURealtimeRuntime", "CpuRealtimeRuntime"),
+    ("CPUCount", "CpuCount"),
+    ("CPUPercent", "CpuPercent"),
+];
+
+/// The document with those names beside its own that a template asks for; nothing if it asks for
+/// none of them.
+pub fn as_go_names_it(document: &Json, template: &str) -> Option<Json> {
+    let asked = |(go, _): &&(&'static str, &'static str)| template.contains(&format!(".{go}"));
+    let asked: Vec<_> = GO_NAMES.iter().filter(asked).copied().collect();
+    let mut named = document.clone();
+    // What an event leaves out is empty to Go.
+    if let Some(event) = named.as_object_mut().filter(|event| event.contains_key("timeNano")) {
+        for field in ["status", "id", "from"] {
+            event.entry(field).or_insert_with(|| "".into());
+        }
+    }
+    (!asked.is_empty() && add_names(&mut named, &asked)).then_some(named)
+}
+
+/// Whether there was anything to add.
+fn add_names(value: &mut Json, names: &[(&'static str, &'static str)]) -> bool {
+    let mut added = false;
+    match value {
+        Json::Object(fields) => {
+            added = fields.values_mut().fold(added, |added, field| add_names(field, names) | added);
+            for (go, json) in names {
+                if let (false, Some(field)) = (fields.contains_key(*go), fields.get(*json)) {
+                    let field = field.clone();
+                    fields.insert((*go).to_owned(), field);
+                    added = true;
+                }
+            }
+        }
+        Json::Array(all) => added = all.iter_mut().fold(added, |a, one| add_names(one, names) | a),
+        _ => {}
+    }
+    added
+}
+
 /// What Go calls the rows of a list, and how a mistake in a template of them begins.
 pub fn of_rows(row: &Json) -> Option<(&'static str, &'static str)> {
     let has = |name: &str| row.get(name).is_some();
@@ -133,6 +190,20 @@ pub fn of_rows(row: &Json) -> Option<(&'static str, &'static str)> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn names_that_go_has_and_json_has_not() {
+        let document = json!({"Id": "12", "HostConfig": {"NanoCpus": 5, "Dns": []}});
+        let named = as_go_names_it(&document, "{{.ID}} {{.HostConfig.NanoCPUs}}").unwrap();
+        assert_eq!((&named["ID"], &named["HostConfig"]["NanoCPUs"]), (&json!("12"), &json!(5)));
+        assert_eq!(named["HostConfig"].get("DNS"), None);
+        assert_eq!(as_go_names_it(&document, "{{.Id}} {{.Nosuch}}"), None);
+        let event = json!({"Type": "network", "Actor": {"ID": "x"}, "timeNano": 7});
+        let named = as_go_names_it(&event, "{{.Status}}{{.ID}}{{.TimeNano}}").unwrap();
+        assert_eq!(named["Status"], "");
+        assert_eq!((&named["ID"], &named["TimeNano"]), (&json!(""), &json!(7)));
+        assert_eq!(named["Actor"], json!({"ID": "x"}));
+    }
 
     #[test]
     fn by_the_document_s_own_fields() {
