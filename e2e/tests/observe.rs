@@ -270,8 +270,8 @@ fn events() {
     assert!(image.ends_with(&["image tag".into(), "image untag".into()]), "{image:?}");
     assert!(of(&["--filter", "label=tier=front", "--filter", "event=exec_start"]).len() == 1);
     assert!(of(&["--filter", "label=tier=back"]).is_empty());
-    let unknown = ["http://d/v1.50/events?until=1&filters={%22x%22:[%22y%22]}", "--globoff"];
-    assert!(daemon.curl(&unknown).ok().contains("invalid filter 'x'"));
+    // As with Docker, nobody takes notice of it.
+    assert_eq!(of(&["--filter", "x=y", "--filter", "network=net"]), network);
     let turned = daemon.curl(&["http://d/v1.50/events?since=20&until=10"]);
     assert!(turned.ok().contains("`since` time (20) cannot be after `until` time (10)"));
 

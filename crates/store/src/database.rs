@@ -129,9 +129,7 @@ fn commit(writer: &mut Writer, group: Group) {
     }
     let sync = group.iter().any(|(_, durability, _)| *durability == Durability::Sync);
     let mut result = apply(&mut writer.connection, &group, sync);
-    let removes =
-        |(ops, ..): &(Vec<Op>, _, _)| ops.iter().all(|op| matches!(op, Op::Delete { .. }));
-    if is_full(&result) && group.iter().all(removes) && writer.reserve.release() {
+    if is_full(&result) && group.iter().all(|(ops, ..)| removes(ops)) && writer.reserve.release() {
         result = apply(&mut writer.connection, &group, sync);
     }
     if result.is_ok() {
@@ -157,6 +155,14 @@ fn commit(writer: &mut Writer, group: Group) {
             let _ = done.send(copy);
         }
     }
+}
+
+/// Whether a write takes something away, and does no more beside it than note what is to go, too:
+/// a document without a body.
+fn removes(ops: &[Op]) -> bool {
+    let deletes = |op: &Op| matches!(op, Op::Delete { .. });
+    let notes = |op: &Op| matches!(op, Op::Put { body, .. } if body.is_empty());
+    ops.iter().any(deletes) && ops.iter().all(|op| deletes(op) || notes(op))
 }
 
 fn is_full(result: &Result<()>) -> bool {
