@@ -53,6 +53,9 @@ impl Inner {
         let mut ops = vec![Op::Delete { kind: CONTAINER, key: record.key().to_owned() }];
         if volumes {
             ops.extend(volumes::orphaned(&record.mounts));
+        } else {
+            // An earlier attempt may have been to take them, too: the last word counts.
+            ops.extend(volumes::adopted(&record.mounts));
         }
         self.write(ops, durability).await?;
         self.execs_of_removed(&record.id);
